@@ -1,0 +1,350 @@
+"""The stream, and the checkpoint that belongs to it: one member of a consumer group.
+
+aiokafka calls back in the middle of a rebalance, hands out records of an assignment before it has
+told of it, and reports its own dead tasks to nobody. This module turns that into what the core is
+promised: runs of records under an epoch, positions that are set before the first fetch, errors
+that are raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import anyio
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata
+from aiokafka import TopicPartition as KafkaTopicPartition
+from aiokafka.errors import (
+    CorruptRecordException,
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+)
+
+from ..errors import LostRangeError, SluicedError, SourceError
+from ..ports import Assignment, CommitOutcome, Fetched, Mark, Member
+from ..record import TopicPartition
+from .client import KafkaSettings, bounded, describe, explain
+
+log = structlog.get_logger("sluiced.kafka")
+
+STOP_TIMEOUT = 10.0  # seconds for aiokafka to leave the group and close
+START_TIMEOUT = 180.0  # seconds to join: a rebalance of others may take its whole timeout first
+SETUP_RETRY = 1.0  # seconds between attempts to learn where to start
+REBALANCE_MARGIN = 15.0  # seconds that a rebalance is given beyond our drain
+
+
+class KafkaSource(ConsumerRebalanceListener):
+    """Implements ports.Source and ports.Checkpoint.
+
+    `memory` is what aiokafka's own fetch buffers may take, in bytes; `drain` is how long the
+    member takes at most when partitions are revoked, in seconds.
+    """
+
+    def __init__(self, settings: KafkaSettings, *, memory: int, drain: float) -> None:
+        self._settings = settings
+        self._memory = memory
+        self._drain = drain
+        self._consumer: Any = None
+        self._member: Member
+        self._epoch = 0
+        self._generation = -1
+        # Partition and the offset after the last record that was handed out, of this epoch.
+        self._positions: dict[TopicPartition, int] = {}
+        self._to_set_up: frozenset[TopicPartition] | None = None
+        self._corrupt: set[TopicPartition] = set()
+        self._trouble: BaseException | None = None
+
+    # --- life ---------------------------------------------------------------------------------
+
+    async def start(self, member: Member) -> None:
+        """Joins the group. Raises SourceError when topics are missing or the cluster is."""
+        self._member = member
+        partitions = await self._partitions()
+        self._consumer = self._make(partitions)
+        self._consumer.subscribe(list(self._settings.topics), listener=self)
+        try:
+            with anyio.fail_after(START_TIMEOUT):
+                await self._consumer.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise SourceError(
+                f"the group {self._settings.group_id} cannot be joined: {explain(error)}",
+                "Check that the cluster is up and that the user may read the topics and the group.",
+            ) from None
+
+    async def stop(self) -> None:
+        """Leaves the group, unless the member is static. Never raises, and takes 10 s at most."""
+        if self._consumer is not None:
+            await bounded(self._consumer.stop(), STOP_TIMEOUT, "leaving the group")
+
+    async def _partitions(self) -> int:
+        found = await describe(self._settings, self._settings.topics)
+        if missing := sorted(set(self._settings.topics) - found.keys()):
+            raise SourceError(
+                f"kafka.topics: {', '.join(missing)} does not exist, or may not be read",
+                "Create it, or correct the name.",
+            )
+        return sum(found.values())
+
+    def _make(self, partitions: int) -> AIOKafkaConsumer:
+        """aiokafka buffers up to one fetch a partition and one answer a node, compressed."""
+        session = int(self._settings.session_timeout * 1000)
+        rebalance = int(max(60.0, self._drain + REBALANCE_MARGIN) * 1000)
+        return AIOKafkaConsumer(
+            **self._settings.client(),
+            group_id=self._settings.group_id,
+            group_instance_id=self._settings.group_instance_id,
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # positions are set by us; falling off the log is an error
+            isolation_level=self._settings.isolation_level,
+            session_timeout_ms=session,
+            heartbeat_interval_ms=min(3000, session // 3),
+            rebalance_timeout_ms=rebalance,
+            request_timeout_ms=rebalance + 10_000,  # a join waits for the others' rebalance
+            max_poll_interval_ms=2**31 - 1,  # the pipeline watches its own progress
+            fetch_max_wait_ms=100,  # an idle partition must not hold up its node for longer
+            fetch_max_bytes=max(65_536, self._memory // 4),
+            max_partition_fetch_bytes=max(16_384, min(2**20, self._memory // 2 // partitions)),
+        )
+
+    # --- fetching -----------------------------------------------------------------------------
+
+    async def fetch(
+        self, ready: Collection[TopicPartition], max_records: int, timeout: float
+    ) -> Sequence[Fetched]:
+        """See ports.Source. Positions that aiokafka moved in vain are always moved back."""
+        self._check()
+        if self._to_set_up is not None:
+            await self._set_up()
+        live = [tp for tp in ready if tp in self._positions and tp not in self._corrupt]
+        epoch = self._epoch
+        try:
+            # A coordination error waits here until it is taken, and the group stands still.
+            self._consumer._coordinator.check_errors()
+            if not live:
+                await anyio.sleep(timeout if ready else 0)
+                return ()
+            got = await self._consumer.getmany(
+                *[KafkaTopicPartition(*tp) for tp in live],
+                timeout_ms=int(timeout * 1000),
+                max_records=max_records,
+            )
+        except KafkaError as error:
+            await self._failed(error, live)
+            return ()
+        if epoch != self._epoch or not self._positions:
+            return ()  # of an assignment that we have not set up: its positions will be set anew
+        return [self._fetched(tp, epoch, got.get(tp, ())) for tp in live if self._moved(tp)]
+
+    def _moved(self, tp: TopicPartition) -> bool:
+        return self._position(tp) != self._positions[tp]
+
+    def _position(self, tp: TopicPartition) -> int:
+        """Where aiokafka goes on; past control records, which hold no record of ours."""
+        state = self._consumer._subscription.subscription.assignment.state_value(tp)
+        return int(state.position) if state.has_valid_position else self._positions[tp]
+
+    def _fetched(self, tp: TopicPartition, epoch: int, records: Sequence[Any]) -> Fetched:
+        end = self._positions[tp] = self._position(tp)
+        return Fetched(tp, epoch, records, end)
+
+    def _check(self) -> None:
+        """Raises what happened where nobody could raise it."""
+        if self._trouble is not None:
+            raise self._trouble
+        for name, task in (
+            ("fetcher", self._consumer._fetcher._fetch_task),
+            ("group coordination", self._consumer._coordinator._coordination_task),
+        ):
+            if task.done():
+                why = "" if task.cancelled() else f": {task.exception()!r}"
+                raise SourceError(
+                    f"aiokafka's {name} task has ended{why}",
+                    "The daemon ends so that it is started afresh.",
+                )
+
+    async def _failed(self, error: KafkaError, live: Sequence[TopicPartition]) -> None:
+        """getmany raised. What it had taken from other partitions by then is lost to us."""
+        self._rewind()
+        if isinstance(error, NoOffsetForPartitionError):
+            return  # raised before our seek, which has cured it
+        if isinstance(error, OffsetOutOfRangeError):
+            raise await self._lost(error)
+        if isinstance(error, CorruptRecordException | RecordTooLargeError):
+            await self._isolate(error, live)
+        elif isinstance(error, GroupAuthorizationFailedError | TopicAuthorizationFailedError):
+            raise SourceError(
+                f"the user may not read: {explain(error)}",
+                "Grant READ on the topics and on the group.",
+            ) from error
+        elif error.retriable:
+            log.warning("fetch_failed", error=explain(error))
+            await anyio.sleep(SETUP_RETRY)
+        else:
+            raise SourceError(
+                f"the stream cannot be read: {explain(error)}",
+                "If another daemon runs with the same kafka.group_instance_id, stop one of them.",
+            ) from error
+
+    def _rewind(self) -> None:
+        for tp, position in self._positions.items():
+            if self._moved(tp):
+                self._consumer.seek(KafkaTopicPartition(*tp), position)
+
+    async def _isolate(self, error: KafkaError, live: Sequence[TopicPartition]) -> None:
+        """Stops the partition whose bytes are damaged; the others go on."""
+        named = [tp for tp in live if str(KafkaTopicPartition(*tp)) in str(error)] or list(live)
+        for tp in named:
+            self._corrupt.add(tp)
+            log.error(
+                "partition_stopped",
+                partition=str(tp),
+                offset=self._positions[tp],
+                error=explain(error),
+                hint="The log holds a damaged batch. Move the group past it, or repair the log.",
+            )
+
+    async def _lost(self, error: OffsetOutOfRangeError) -> SluicedError:
+        for tp, offset in (error.args[0] if error.args else {}).items():
+            return await self._lost_range(TopicPartition(*tp), offset)
+        return LostRangeError(f"a checkpoint is outside the log: {explain(error)}")
+
+    async def _lost_range(self, tp: TopicPartition, offset: int) -> LostRangeError:
+        kafka_tp = KafkaTopicPartition(*tp)
+        first = (await self._consumer.beginning_offsets([kafka_tp]))[kafka_tp]
+        end = (await self._consumer.end_offsets([kafka_tp]))[kafka_tp]
+        if offset > end:
+            return LostRangeError(
+                f"{tp}: the checkpoint {offset} lies beyond the end of the log, {end}: the topic "
+                "was made anew or truncated",
+                f"Set the offset of group {self._settings.group_id} for {tp} to {first} to deliver "
+                "what is there, with kafka-consumer-groups --reset-offsets, and start again.",
+            )
+        return LostRangeError(
+            f"{tp}: records {offset} to {first - 1} were deleted from the log before they were "
+            "delivered",
+            f"If they can be done without, set the offset of group {self._settings.group_id} for "
+            f"{tp} to {first} with kafka-consumer-groups --reset-offsets, and start again. A "
+            "longer retention of the topic prevents this.",
+        )
+
+    # --- rebalances ---------------------------------------------------------------------------
+
+    async def on_partitions_revoked(self, revoked: Collection[KafkaTopicPartition]) -> None:
+        """Awaited by aiokafka, whose own handling of an exception is a log line."""
+        self._to_set_up = None
+        try:
+            await self._member.revoked([TopicPartition(*tp) for tp in revoked])
+        except Exception as error:
+            self._trouble = error
+        finally:
+            self._epoch += 1  # from here on no commit of what was ours is sent
+            self._positions = {}
+            self._generation = -1
+
+    def on_partitions_assigned(self, assigned: Collection[KafkaTopicPartition]) -> None:
+        """Only notes it: where to start is learned in the next fetch, while heartbeats go on."""
+        self._epoch += 1
+        self._positions = {}
+        self._corrupt = set()
+        self._generation = self._consumer._coordinator.generation
+        self._to_set_up = frozenset(TopicPartition(*tp) for tp in assigned)
+
+    async def _set_up(self) -> None:
+        """Learns and sets the position of every partition, then tells the member."""
+        epoch, tps = self._epoch, self._to_set_up or frozenset()
+        try:
+            assignments = await self._starts(epoch, tps)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("positions_unknown", error=explain(error))
+            await anyio.sleep(SETUP_RETRY)
+            return
+        if epoch != self._epoch or self._to_set_up is None:
+            return  # another rebalance came in between
+        self._to_set_up = None
+        self._positions = {tp: a.position for tp, a in assignments.items()}
+        try:
+            for tp, a in assignments.items():
+                self._consumer.seek(KafkaTopicPartition(*tp), a.position)
+        except IllegalStateError:
+            self._positions = {}  # a rebalance has begun; it will tell
+            return
+        self._member.assigned(assignments)
+
+    async def _starts(
+        self, epoch: int, tps: Collection[TopicPartition]
+    ) -> dict[TopicPartition, Assignment]:
+        kafka_tps = [KafkaTopicPartition(*tp) for tp in tps]
+        if not kafka_tps:
+            return {}
+        with anyio.fail_after(30):
+            committed = await self._consumer._coordinator.fetch_committed_offsets(kafka_tps)
+            firsts = await self._consumer.beginning_offsets(kafka_tps)
+            fresh = [tp for tp in kafka_tps if tp not in committed]
+            starts = firsts
+            if fresh and self._settings.start_at == "latest":
+                starts = await self._consumer.end_offsets(fresh)
+        for tp, mark in committed.items():
+            if mark.offset < firsts[tp]:
+                raise await self._lost_range(TopicPartition(*tp), mark.offset)
+        return {
+            TopicPartition(*tp): Assignment(epoch, committed[tp].offset, committed[tp].metadata)
+            if tp in committed
+            else Assignment(epoch, starts[tp])
+            for tp in kafka_tps
+        }
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    async def commit(self, marks: Mapping[TopicPartition, Mark], timeout: float) -> CommitOutcome:
+        """See ports.Checkpoint. Sent under the generation of the assignment, or not at all."""
+        generation = self._generation
+        current = {
+            KafkaTopicPartition(*tp): OffsetAndMetadata(mark.offset, mark.metadata)
+            for tp, mark in marks.items()
+            if mark.epoch == self._epoch and tp in self._positions
+        }
+        if not current:
+            return "failed"
+        task = asyncio.ensure_future(self._send_commit(current, generation))
+        with anyio.move_on_after(timeout):
+            await asyncio.wait([task])
+        if not task.done():
+            task.cancel()
+            return "unknown"
+        if (error := task.exception()) is None:
+            return "ok" if len(current) == len(marks) else "failed"
+        log.warning("commit_failed", error=explain(error))
+        retriable = isinstance(error, KafkaError) and error.retriable
+        return "unknown" if retriable else "failed"
+
+    async def _send_commit(self, offsets: dict[Any, OffsetAndMetadata], generation: int) -> None:
+        """One attempt. aiokafka's own commit() repeats for ever, and takes the generation that it
+        has when it sends: after an eviction that is none, which an empty group accepts."""
+        coordinator = self._consumer._coordinator
+        await coordinator.ensure_coordinator_known()
+        if generation < 0 or coordinator.generation != generation:
+            raise IllegalStateError("the membership that this commit belongs to is over")
+        assignment = self._consumer._subscription.subscription.assignment
+        # No await stands between the check and the making of the request inside this call.
+        await coordinator._do_commit_offsets(assignment, offsets)
+
+    async def ends(self, timeout: float) -> Mapping[TopicPartition, int]:
+        """See ports.Source."""
+        if not self._positions:
+            return {}
+        try:
+            with anyio.fail_after(timeout):
+                ends = await self._consumer.end_offsets(
+                    [KafkaTopicPartition(*tp) for tp in self._positions]
+                )
+        except (KafkaError, TimeoutError) as error:
+            log.debug("ends_unknown", error=explain(error))
+            return {}
+        return {TopicPartition(*tp): end for tp, end in ends.items()}

@@ -1,0 +1,199 @@
+"""The open batch: fills with runs of records until a count, a size or an age closes it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from .batch import Batch, ClosedBy, Run
+from .identity import Identify
+from .record import Record, TopicPartition, footprint_of, size_of
+from .units import Duration, Settings, Size
+
+
+class WindowSettings(Settings, frozen=True):
+    """[window]"""
+
+    max_records: Annotated[int, Meta(ge=1)] = 500
+    max_bytes: Size = Size(4 * 1024**2)
+    max_age: Duration = Duration(2)
+    span: Literal["topics", "partition"] = "topics"
+    collapse: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1B")
+        if self.max_age <= 0:
+            raise ValueError("max_age must be more than 0s")
+
+
+class Window:
+    """One window. Told the time, never asks for it.
+
+    `records`, `bytes` (of values) and `footprint` (in memory) describe what is open now.
+    """
+
+    def __init__(
+        self, pipeline: str, settings: WindowSettings, identify: Identify | None = None
+    ) -> None:
+        self._pipeline = pipeline
+        self._settings = settings
+        self._identify = identify if settings.collapse else None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._runs: list[Run] = []
+        self.records = 0
+        self.bytes = 0
+        self.footprint = 0
+        self.opened_at: float | None = None
+
+    def add(self, run: Run, now: float) -> list[Batch]:
+        """Takes in a run, and returns the batches that this closed, oldest first.
+
+        The byte cap is hard: a record that does not fit closes the window before it and opens
+        the next one. One that is larger than the cap by itself makes a batch of its own.
+        """
+        closed: list[Batch] = []
+        start, end = 0, len(run.records)
+        while start < end:
+            count, size = self._fitting(run.records, start)
+            if count:
+                whole = count == end
+                part = run.records if whole else run.records[start : start + count]
+                self._put(Run(run.tp, run.epoch, part), size, now)
+                start += count
+            if self.records >= self._settings.max_records:
+                closed.append(self._close("records"))
+            elif self.bytes >= self._settings.max_bytes or start < end:
+                closed.append(self._close("bytes"))
+        return closed
+
+    def due_at(self) -> float | None:
+        """When the window must close by age; None while it is empty."""
+        return None if self.opened_at is None else self.opened_at + self._settings.max_age
+
+    def close(self, why: ClosedBy) -> Batch | None:
+        """Closes the window whatever it holds; None if it holds nothing."""
+        return self._close(why) if self.records else None
+
+    def drop(self) -> None:
+        """Forgets what is buffered; it will be fetched again."""
+        self._reset()
+
+    def _fitting(self, records: Sequence[Record], start: int) -> tuple[int, int]:
+        """How many records from `start` on fit into the open window, and their bytes."""
+        first = records[start : start + self._settings.max_records - self.records]
+        size = size_of(first)
+        free = self._settings.max_bytes - self.bytes
+        if size <= free:
+            return len(first), size
+        sums = list(accumulate(len(r.value or b"") for r in first))
+        fitting = bisect_right(sums, free)
+        if not fitting and not self.records:
+            return 1, sums[0]
+        return fitting, sums[fitting - 1] if fitting else 0
+
+    def _put(self, run: Run, size: int, now: float) -> None:
+        if self.opened_at is None:
+            self.opened_at = now
+        self._runs.append(run)
+        self.records += len(run.records)
+        self.bytes += size
+        self.footprint += footprint_of(run.records, size)
+
+    def _close(self, why: ClosedBy) -> Batch:
+        batch = Batch.of(self._pipeline, self._runs, why, self.opened_at or 0.0)
+        self._reset()
+        return batch if self._identify is None else collapsed(batch, self._identify)
+
+
+def collapsed(batch: Batch, identify: Identify) -> Batch:
+    """The batch with only the newest record of each id.
+
+    Newest is the latest timestamp; of equal ones, and within one partition always, the later
+    offset. So the result depends on the records alone and not on the order they came in.
+    """
+    newest: dict[str, tuple[tuple[int, str, int, int], Record]] = {}
+    within: dict[tuple[str, TopicPartition], int] = {}
+    for record in batch.records:
+        name, tp = identify(record), TopicPartition(record.topic, record.partition)
+        # A producer's clock may run backwards; within a partition the offset tells the order.
+        time = max(record.timestamp, within.get((name, tp), record.timestamp))
+        within[name, tp] = time
+        rank = (time, record.topic, record.partition, record.offset)
+        if name not in newest or newest[name][0] < rank:
+            newest[name] = (rank, record)
+    if len(newest) == len(batch):
+        return batch
+    kept = {id(record) for _, record in newest.values()}
+    return batch.only(
+        [r for r in batch.records if id(r) in kept],
+        skipped=[r for r in batch.records if id(r) not in kept],
+    )
+
+
+class Windows:
+    """One window over all partitions, or one each: `span`. The same verbs either way."""
+
+    def __init__(
+        self, pipeline: str, settings: WindowSettings, identify: Identify | None = None
+    ) -> None:
+        self._make: Callable[[], Window] = partial(Window, pipeline, settings, identify)
+        self._shared = settings.span == "topics"
+        self._windows: dict[TopicPartition | None, Window] = {}
+
+    def __iter__(self) -> Iterator[Window]:
+        return iter(self._windows.values())
+
+    @property
+    def shared(self) -> bool:
+        return self._shared
+
+    @property
+    def records(self) -> int:
+        return sum(w.records for w in self)
+
+    @property
+    def bytes(self) -> int:
+        return sum(w.bytes for w in self)
+
+    @property
+    def footprint(self) -> int:
+        return sum(w.footprint for w in self)
+
+    def add(self, run: Run, now: float) -> list[Batch]:
+        key = None if self._shared else run.tp
+        if key not in self._windows:
+            self._windows[key] = self._make()
+        return self._windows[key].add(run, now)
+
+    def due_at(self) -> float | None:
+        """When the first of the windows must close by age."""
+        return min((at for w in self if (at := w.due_at()) is not None), default=None)
+
+    def opened_at(self) -> float | None:
+        return min((w.opened_at for w in self if w.opened_at is not None), default=None)
+
+    def close_due(self, now: float) -> Batch | None:
+        """Closes the window that is longest overdue, if one is."""
+        due = [(at, i, w) for i, w in enumerate(self) if (at := w.due_at()) is not None]
+        if not due or min(due)[0] > now:
+            return None
+        return min(due)[2].close("age")
+
+    def close_all(self, why: ClosedBy) -> list[Batch]:
+        return [batch for w in self if (batch := w.close(why))]
+
+    def close_largest(self) -> Batch | None:
+        """Closes the window with the most bytes: what makes room when memory runs short."""
+        return max(self, key=lambda w: w.footprint).close("bytes") if self._windows else None
+
+    def drop(self) -> None:
+        """Forgets everything. A rebalance takes all partitions, so there is no other unit."""
+        self._windows.clear()

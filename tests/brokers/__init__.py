@@ -1,0 +1,1 @@
+"""Real brokers for tests, all behind one small interface: see `base.Broker`."""
