@@ -15,7 +15,7 @@ from msgspec import Meta
 from .batch import Batch
 from .burial import Burial
 from .gate import Gate
-from .metrics import Metrics
+from .metrics import BatchOutcome, Metrics
 from .outcome import DELIVERED, Again, Answered, Fate, Outcome, Refused, TooLarge, Verdict
 from .ports import DeadLetter, Reason, Sink
 from .record import Record

@@ -172,8 +172,8 @@ class KafkaSource(ConsumerRebalanceListener):
     async def _failed(self, error: KafkaError, live: Sequence[TopicPartition]) -> None:
         """getmany raised. What it had taken from other partitions by then is lost to us."""
         self._rewind()
-        if isinstance(error, NoOffsetForPartitionError):
-            return  # raised before our seek, which has cured it
+        if isinstance(error, NoOffsetForPartitionError | IllegalStateError):
+            return  # raised before our seek, which has cured it; or a rebalance has begun
         if isinstance(error, OffsetOutOfRangeError):
             raise await self._lost(error)
         if isinstance(error, CorruptRecordException | RecordTooLargeError):

@@ -1,0 +1,1 @@
+"""The benchmark: the daemon against the shortest loop that does the same. See docs/benchmarks.md."""
