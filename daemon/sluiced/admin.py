@@ -7,7 +7,6 @@ their number is bounded, bodies are not read, and nothing a client sends is logg
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -25,9 +24,6 @@ MAX_CONNECTIONS = 32
 MAX_LIFETIME = 10.0  # seconds; a scrape takes milliseconds, Prometheus gives up after 10 s itself
 
 _log = get("sluiced.admin")
-
-# aiohttp's server would log a traceback for every malformed request.
-_SILENT = logging.Logger("sluiced.admin.http", logging.CRITICAL + 1)
 
 _ROUTES = """\
 /metrics  for Prometheus
@@ -102,7 +98,6 @@ class Admin:
         try:
             await web.TCPSite(runner, host, port, backlog=MAX_CONNECTIONS).start()
         except OSError as error:
-            await runner.cleanup()
             raise SluicedError(
                 f"the admin port cannot listen on {self._settings.listen}: {_reason(error)}",
                 "Set `listen` in [admin] to an address and port of this machine that are free.",
@@ -183,7 +178,6 @@ class _Server(web.Server):
         return _Connection(
             self,
             loop=asyncio.get_running_loop(),
-            logger=_SILENT,
             access_log=None,
             keepalive_timeout=MAX_LIFETIME,
             lingering_time=0,  # a body is not asked for and not read
@@ -222,7 +216,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """What aiohttp cannot parse; its own page would quote the request."""
+        """Answers what cannot be parsed. aiohttp would quote it, to the client and in the log."""
         if request.writer.output_size > 0:
             raise ConnectionError("part of an answer has been sent")
         return _text(status, "malformed request\n" if status < 500 else "error\n")

@@ -41,6 +41,7 @@ def configure(settings: LogSettings) -> None:
     console = settings.format == "console" or (settings.format == "auto" and _terminal())
     structlog.configure(
         processors=[
+            _named,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -61,7 +62,7 @@ def configure(settings: LogSettings) -> None:
 
 def get(name: str) -> FilteringBoundLogger:
     """A logger whose lines carry `logger=name`. It may be made before `configure` is called."""
-    return cast("FilteringBoundLogger", structlog.get_logger(logger=name))
+    return cast("FilteringBoundLogger", structlog.get_logger(name))
 
 
 class Repeats(logging.Filter):
@@ -117,8 +118,8 @@ class _Bridge(logging.Handler):
 class _Stderr:
     """Writes lines. A closed or full stderr loses them, which is better than losing the daemon."""
 
-    def __init__(self, *_: object) -> None:
-        pass
+    def __init__(self, name: str = "") -> None:
+        self.name = name
 
     def msg(self, line: str) -> None:
         with suppress(OSError, ValueError, AttributeError):
@@ -126,6 +127,12 @@ class _Stderr:
             sys.stderr.flush()
 
     debug = info = warning = error = critical = msg
+
+
+def _named(logger: _Stderr, _: str, event: EventDict) -> EventDict:
+    if logger.name:
+        event["logger"] = logger.name
+    return event
 
 
 _SECRET = re.compile(

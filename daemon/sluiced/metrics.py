@@ -303,8 +303,6 @@ class _Histogram:
         """
         times, now = sorted(timestamps_ms), int(now_ms)  # integers, so that the sum stays exact
         first, ahead = bisect_left(times, 0), bisect_right(times, now)
-        if first == len(times):
-            return
         counts = self._counts[()]
         for index, bound in enumerate(self._bounds):
             counts[index] += len(times) - max(first, bisect_left(times, now - bound * 1000))

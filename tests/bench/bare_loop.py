@@ -27,7 +27,7 @@ async def bare_loop(bootstrap: str, topic: str, group: str, url: str, window: in
         session_timeout_ms=6_000,
         heartbeat_interval_ms=2_000,
         fetch_max_wait_ms=100,
-        fetch_max_bytes=50 * 1024**2,
+        fetch_max_bytes=16 * 1024**2,
         max_partition_fetch_bytes=1024**2,
     )
     await consumer.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 from brokers.base import Broker
 
@@ -29,6 +30,7 @@ def page(seq: int, size: int = RECORD_BYTES) -> bytes:
     return f'{head}{_fill(size - len(head) - 2)}"}}'.encode()
 
 
+@cache
 def _fill(size: int) -> str:
     return (_FILL * (size // len(_FILL) + 1))[:size]
 

@@ -196,11 +196,13 @@ def test_the_held_back_count_is_written(screen: Screen, monkeypatch: pytest.Monk
     assert second["suppressed"] == 1
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["authorization", "Authorization", "password", "sasl_password", "token", "access_token"]
-    + ["secret", "client-secret", "api_key", "apikey", "x-api-key", "set-cookie"],
+KEYS = (
+    "authorization Authorization password sasl_password token access_token "
+    "secret client-secret api_key apikey x-api-key set-cookie"
 )
+
+
+@pytest.mark.parametrize("key", KEYS.split())
 def test_a_value_under_a_key_that_looks_like_a_secret_is_not_written(
     key: str, screen: Screen
 ) -> None:
@@ -215,7 +217,7 @@ def test_a_value_under_a_key_that_looks_like_a_secret_is_not_written(
     [
         "cannot reach https://me:hunter2@example.com/bulk",
         "sent Authorization: Bearer hunter2hunter2",
-        "sent Basic aHVudGVyMjpodW50ZXIy and hunter2 Basic hunter2hunter2"[:36],
+        "sent Authorization: Basic aHVudGVyMjpodW50ZXIy",
     ],
 )
 def test_a_secret_within_a_text_is_not_written(text: str, screen: Screen) -> None:

