@@ -10,9 +10,17 @@ from __future__ import annotations
 import inspect
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
@@ -368,7 +376,7 @@ class Rig:
             self.metrics,
             clock=anyio.current_time,
             wall=wall,
-            random=Random(seed),  # noqa: S311
+            random=Random(seed),
         )
         record = record or RecordSettings()
         identify = identity(record.id)

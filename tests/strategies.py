@@ -16,15 +16,20 @@ tps = st.sampled_from([P0, P1, P2, TopicPartition("news", 0)])
 
 
 @st.composite
-def runs(draw: st.DrawFn, max_runs: int = 12, max_run: int = 12) -> list[Run]:
-    """A stream as it is fetched: runs of some partitions, with gaps between offsets."""
+def runs(draw: st.DrawFn, max_runs: int = 12, max_run: int = 12, least: int = 0) -> list[Run]:
+    """A stream as it is fetched: runs of some partitions, with gaps between offsets.
+
+    `least` is the size of the smallest value; with 0 there are tombstones as well.
+    """
     position: dict[TopicPartition, int] = {}
     stream = []
     for tp in draw(st.lists(tps, max_size=max_runs)):
         records = []
-        sizes = st.one_of(st.none(), st.integers(0, 12), st.just(40))
+        sizes = st.one_of(st.integers(least, 12), st.just(40), *([] if least else [st.none()]))
         for size, gap in draw(
-            st.lists(st.tuples(sizes, st.sampled_from([0, 0, 0, 1, 5])), min_size=1, max_size=max_run)
+            st.lists(
+                st.tuples(sizes, st.sampled_from([0, 0, 0, 1, 5])), min_size=1, max_size=max_run
+            )
         ):
             offset = position.get(tp, 0) + gap
             value = None if size is None else b"x" * size

@@ -16,11 +16,23 @@ ClosedBy = Literal["records", "bytes", "age", "align", "drain", "plan"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Records of one partition in ascending order, fetched under one epoch of its assignment."""
+    """Records of one partition in ascending order, fetched under one epoch of its assignment.
+
+    `size` is their value bytes, `footprint` what they take up in memory; counted here where the
+    maker does not know them.
+    """
 
     tp: TopicPartition
     epoch: int
     records: Sequence[Record]
+    size: int = -1
+    footprint: int = -1
+
+    def __post_init__(self) -> None:
+        if self.size >= 0:
+            return
+        object.__setattr__(self, "size", size_of(self.records))
+        object.__setattr__(self, "footprint", footprint_of(self.records, self.size))
 
 
 class Span(NamedTuple):
@@ -61,17 +73,18 @@ class Batch:
     covers: tuple[Span, ...]
     skipped: tuple[Record, ...] = ()
     since: float = 0.0
+    size: int = -1  # counted here where the maker does not know it
+    footprint: int = -1
     id: str = field(init=False)
-    size: int = field(init=False)
-    footprint: int = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.records:
             raise ValueError("a batch is never empty")
         set_ = object.__setattr__
         set_(self, "id", batch_id(self.pipeline, self.spans))
-        set_(self, "size", size_of(self.records))
-        set_(self, "footprint", footprint_of(self.records, self.size))
+        if self.size < 0:
+            set_(self, "size", size_of(self.records))
+            set_(self, "footprint", footprint_of(self.records, self.size))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -96,12 +109,15 @@ class Batch:
         """The batch of all records of `runs`; runs of one partition are in ascending order."""
         records: list[Record] = []
         spans: list[Span] = []
-        for tp, group in groupby(sorted(runs, key=attrgetter("tp")), key=attrgetter("tp")):
+        runs = sorted(runs, key=attrgetter("tp"))
+        for tp, group in groupby(runs, key=attrgetter("tp")):
             parts = list(group)
             own = [r for part in parts for r in part.records] if parts[1:] else parts[0].records
             spans.append(Span(tp, parts[0].epoch, ranges_of(own)))
             records += own
-        return cls(pipeline, records, tuple(spans), closed_by, tuple(spans), (), since)
+        size, footprint = sum(run.size for run in runs), sum(run.footprint for run in runs)
+        held = tuple(spans)
+        return cls(pipeline, records, held, closed_by, held, (), since, size, footprint)
 
     def only(self, records: Sequence[Record], *, skipped: Sequence[Record] = ()) -> Batch:
         """A batch of some of these records, in this order: a split, a retry, a collapse.

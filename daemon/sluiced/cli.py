@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 
@@ -132,7 +131,7 @@ def summary(config: Config) -> list[str]:
         "window": f"closes at {window.max_records} records, {window.max_bytes} or {window.max_age}"
         f", {'one over all partitions' if window.span == 'topics' else 'one for each partition'}"
         + (", newest record of an id only" if window.collapse else ""),
-        "sink": f"{sink.method} {urlsplit(sink.url).scheme}://{_host(sink.url)}, at most "
+        "sink": f"{sink.method} {sink.origin}, at most "
         f"{sink.max_records} records and {sink.max_bytes} a request, {sink.timeout} each",
         "in flight": f"{_count(limits.max_in_flight, 'batch', 'batches')} at once, {in_order} "
         f"within a partition, in {limits.memory} of memory",
@@ -149,11 +148,6 @@ def summary(config: Config) -> list[str]:
         "admin": f"http://{config.admin.listen}",
     }
     return [f"{part:<10} {text}" for part, text in parts.items()]
-
-
-def _host(url: str) -> str:
-    """Host and port; never a user or password that may stand before them."""
-    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from . import __version__
 from .admin import AdminSettings
 from .burial import DeadLetterSettings
-from .config_decode import Decoder, Problem, secrets
+from .config_decode import Decoder, Problem, secrets, shown
 from .delivery import RetrySettings
 from .errors import ConfigError
 from .gate import LimitSettings
@@ -24,7 +24,7 @@ from .intake import RecordSettings
 from .kafka import KafkaSettings
 from .logs import LogSettings
 from .pipeline import ShutdownSettings
-from .sinks.http import HttpSettings
+from .sinks.http_settings import HttpSettings
 from .units import Secret, Settings
 from .window import WindowSettings
 
@@ -71,7 +71,7 @@ NOT_YET: dict[str, str | dict[object, str]] = {
     },
 }
 
-MOST_PROBLEMS = 12  # shown at once: a screen
+MOST_PROBLEMS = 16  # shown at once: a screen
 
 
 def load(path: Path) -> Config:
@@ -87,10 +87,13 @@ def load(path: Path) -> Config:
         problems = [*conflicts(config), *_missing(config)]
     errors = [p for p in problems if p.level == "error"]
     if config is None or errors:
-        lines = [f"{path}: {problem}" for problem in errors[:MOST_PROBLEMS]]
+        lines = [str(problem) for problem in errors[:MOST_PROBLEMS]]
         if more := len(errors) - len(lines):
-            lines.append(f"{path}: and {more} more")
-        raise ConfigError("\n".join(lines), "docs/configuration.md describes every key.")
+            lines.append(f"and {more} more")
+        raise ConfigError(
+            "\n  ".join([f"{path} cannot be used:", *lines]),
+            "docs/configuration.md describes every key.",
+        )
     return config
 
 
@@ -120,23 +123,26 @@ def conflicts(config: Config) -> list[Problem]:
 
 def _names(config: Config) -> Iterator[Problem]:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", config.name):
-        yield Problem("name", 'expected 1 to 64 letters, digits, ".", "_" and "-"')
+        yield _error(
+            "name", 'expected 1 to 64 letters, digits, ".", "_" and "-"', shown("name", config.name)
+        )
     for server in config.kafka.bootstrap_servers:
         if "://" in server or "," in server:
-            yield Problem("kafka.bootstrap_servers", "an entry is one host:port, without a scheme")
+            yield _error("kafka.bootstrap_servers", "an entry is one host:port, without a scheme")
     dead = config.dead_letter.topic
     for key, topics in (("kafka.topics", config.kafka.topics), ("dead_letter.topic", [dead])):
         for topic in topics:
             # The rule of Kafka's own org.apache.kafka.common.internals.Topic.
             if topic is not None and not re.fullmatch(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}", topic):
-                yield Problem(
-                    key, f"{topic!r} cannot be a topic's name; patterns are not supported"
+                yield _error(
+                    key, "not a topic's name; patterns are not supported", shown(key, topic)
                 )
     if dead in config.kafka.topics:
-        yield Problem(
+        yield _error(
             "dead_letter.topic",
-            f"{dead} is also in kafka.topics: refused records would come round for ever; "
+            "also in kafka.topics, so that refused records would come round for ever; "
             "name another topic",
+            shown("dead_letter.topic", dead),
         )
 
 
@@ -145,20 +151,22 @@ def _bounds(config: Config) -> Iterator[Problem]:
     for key in ("max_records", "max_bytes"):
         ours, theirs = getattr(window, key), getattr(sink, key)
         if ours > theirs:
-            yield Problem(
+            yield _error(
                 f"window.{key}",
-                f"{ours} is more than sink.{key} = {theirs}, what the API takes; lower the first, "
-                "or raise the second if the API really takes more",
+                f"more than sink.{key} = {theirs}, what the API takes; lower the first, or raise "
+                "the second if the API really takes more",
+                ours,
             )
     # A quarter of the memory is aiokafka's fetch buffers. The rest must hold the batches in
     # flight, the window that is open, and one that is closed and waits for its turn.
     batches, room = limits.max_in_flight + 2, limits.memory * 3 // 4
     if batches * window.max_bytes > room:
-        yield Problem(
+        yield _error(
             "limits.memory",
-            f"{limits.memory} is too little for windows of window.max_bytes = {window.max_bytes} "
-            f"with limits.max_in_flight = {limits.max_in_flight}: three quarters of the memory "
-            f"must hold {batches} of them; raise the first or lower one of the others",
+            f"too little for windows of window.max_bytes = {window.max_bytes} with "
+            f"limits.max_in_flight = {limits.max_in_flight}: three quarters of the memory must "
+            f"hold {batches} of them; raise the first or lower one of the others",
+            limits.memory,
         )
 
 
@@ -168,19 +176,23 @@ def _times(config: Config) -> Iterator[Problem]:
     if session < 6 or session > 1800:
         yield _warning(
             "kafka.session_timeout",
-            f"brokers refuse {session} unless they are configured for it; they take 6s to 30m",
+            "brokers take 6s to 30m unless they are configured for more or less, and would "
+            "refuse this; write something between",
+            session,
         )
     if sink.timeout > drain:
         yield _warning(
             "shutdown.drain",
-            f"{drain} is less than sink.timeout = {sink.timeout}: a stop may cut off a request, "
-            "which is then made again after the next start",
+            f"less than sink.timeout = {sink.timeout}: a stop may cut off a request, which is "
+            "then made again after the next start; raise the first or lower the second",
+            drain,
         )
     if config.retry.give_up_after <= config.retry.first_delay:
         yield _warning(
             "retry.give_up_after",
-            f"{config.retry.give_up_after} is over before the first retry: one failed request is "
-            "enough to dead-letter its records",
+            "over before the first retry, so that one failed request is enough to dead-letter "
+            'its records; raise it, or write "never"',
+            config.retry.give_up_after,
         )
 
 
@@ -192,11 +204,11 @@ def _identities(config: Config) -> Iterator[Problem]:
     if window.collapse and record.id == COORDINATES:
         yield _warning(
             "window.collapse",
-            f"with record.id = {record.id} no two records have one id and nothing collapses; "
-            'set record.id to "$key" or a pointer such as "/slug"',
+            f"no two records have the same {record.id}, so that nothing collapses; set "
+            'record.id to "$key" or a pointer such as "/slug"',
         )
     if "topic" in outside and len(config.kafka.topics) > 1 and window.span == "topics":
-        yield Problem(
+        yield _error(
             "sink",
             "$topic stands in the URL or a header, but one window holds records of several "
             'topics; set window.span = "partition"',
@@ -205,9 +217,9 @@ def _identities(config: Config) -> Iterator[Problem]:
     if record.format != "json" and "value" in inside and body.startswith(("{", "[")):
         yield _warning(
             "record.format",
-            f"{record.format} does not check that values are JSON, but sink.body puts them into "
-            "JSON: one bad value makes the whole request invalid; use $value_string or "
-            "$value_base64 in sink.body.item",
+            "values are not checked to be JSON, but sink.body puts them into JSON: one bad value "
+            "makes the whole request invalid; use $value_string or $value_base64 in sink.body.item",
+            shown("record.format", record.format),
         )
     known_by_value = record.id.startswith("/") and "value" in inside
     if not (
@@ -246,22 +258,26 @@ def _missing(config: Config) -> Iterator[Problem]:
         try:
             secret.reveal()
         except ValueError as error:
-            yield Problem(key, f"{error}; provide it, or correct where it is looked for")
+            yield _error(key, f"{error}; provide it, or correct where it is looked for")
     tls, sasl = config.kafka.tls, config.kafka.sasl
     if tls is not None:
         try:
             tls.context()
         except ConfigError as error:
             key, _, text = error.message.partition(": ")
-            yield Problem(key, f"{text}. {error.hint}")
+            yield _error(key, f"{text}. {error.hint}")
     if sasl is not None and sasl.token_file and not os.access(sasl.token_file, os.R_OK):
-        yield Problem("kafka.sasl.token_file", f"{sasl.token_file} cannot be read")
+        yield _error("kafka.sasl.token_file", f"{sasl.token_file} cannot be read")
     if sasl is not None and sasl.token_command and which(sasl.token_command[0]) is None:
-        yield Problem(
+        yield _error(
             "kafka.sasl.token_command",
             f"there is no program {sasl.token_command[0]}; give its path, or install it",
         )
 
 
-def _warning(key: str, text: str) -> Problem:
-    return Problem(key, text, level="warning")
+def _error(key: str, text: str, value: object = "") -> Problem:
+    return Problem(key, text, value=str(value))
+
+
+def _warning(key: str, text: str, value: object = "") -> Problem:
+    return Problem(key, text, "warning", str(value))

@@ -30,6 +30,7 @@ NO_LITERAL = (
 _PRIVATE = re.compile(
     r"passw|token|secret|authori[sz]ation|api[-_]?key|dsn|cookie|credential|headers\.|url", re.I
 )
+_SUBJECT = re.compile(r"`?(\w+)`? (?=(?:must|is|has|holds|names|needs|takes)\b)")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_VALUE = 60  # characters of a value that a message repeats
 
@@ -61,9 +62,8 @@ class Problem:
 
     def __str__(self) -> str:
         subject = f"{self.key} = {self.value}" if self.value else self.key
-        return (
-            f"{subject} {self.text}" if self.text.startswith("is ") else f"{subject}: {self.text}"
-        )
+        colon = "" if self.text.startswith(("is required", "is not available")) else ":"
+        return f"{subject}{colon} {self.text}"
 
 
 @dataclass
@@ -85,7 +85,8 @@ class Decoder:
         for key, value in table.items():
             at = joined(path, key)
             if why := self._not_yet(at, value):
-                self._problem(at, why, value if isinstance(value, str) else None)
+                by_value = isinstance(self.unavailable[at], Mapping)
+                self._problem(at, why, value if by_value else None)
             elif key in known:
                 self._value(value, known[key].type, at)
             elif key != tag:
@@ -136,6 +137,8 @@ class Decoder:
             own = error.__cause__
             text, inner = _taken_apart(str(error))
             secret = Secret in _kinds(kind)
+            if isinstance(own, ValueError) and isinstance(value, Mapping):
+                return self._refused(value, str(own), path)
             if isinstance(own, ValueError):
                 text = str(own)
             elif secret and str not in _kinds(kind):
@@ -148,6 +151,16 @@ class Decoder:
             self._problem(path + inner, text, None if hidden else value)
             return None
 
+    def _refused(self, table: Mapping[str, Any], text: str, path: str) -> None:
+        """A Struct's own check. Where its text begins with one key, the problem is that key's."""
+        key, _, rest = text.partition(": ")
+        if match := _SUBJECT.match(text):
+            key, rest = match[1], text[match.end() :]
+        if key in table:
+            self._problem(joined(path, key), rest, table[key])
+        else:
+            self._problem(path, text)
+
     def _not_yet(self, path: str, value: object) -> str | None:
         entry = self.unavailable.get(path)
         if isinstance(entry, Mapping):
@@ -155,7 +168,7 @@ class Decoder:
         return entry
 
     def _problem(self, path: str, text: str, value: object = None) -> None:
-        value_shown = "" if value is None else shown(path, value)
+        value_shown = "" if value is None or isinstance(value, Mapping) else shown(path, value)
         self.problems.append(Problem(path, text, value=value_shown))
 
 

@@ -16,8 +16,12 @@ class Freshness:
         self._visible: dict[TopicPartition, int] = {}
 
     def settled(self, tp: TopicPartition, last_offset: int, timestamp: int) -> None:
-        """Everything of a batch up to `last_offset` is done; `timestamp` is that record's."""
-        heappush(self._pending.setdefault(tp, []), (last_offset, timestamp))
+        """Everything of a batch up to `last_offset` is done; `timestamp` is that record's.
+
+        A negative one means that the record has none, which says nothing.
+        """
+        if timestamp >= 0:
+            heappush(self._pending.setdefault(tp, []), (last_offset, timestamp))
 
     def advance(self, tp: TopicPartition, checkpoint: int) -> None:
         """Everything below `checkpoint` is done."""

@@ -26,7 +26,10 @@ class RecordSettings(Settings, frozen=True):
     on_tombstone: Literal["skip", "dead-letter", "send"] = "skip"
 
     def __post_init__(self) -> None:
-        identity(self.id)
+        try:
+            identity(self.id)
+        except ValueError as error:
+            raise ValueError(f"id: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

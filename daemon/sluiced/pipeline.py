@@ -185,8 +185,6 @@ class Pipeline:
         self._done.ring()
         if not records:
             return
-        footprint = footprint_of(records, size_of(records))
-        self._mean = max(footprint // len(records), self._mean // 2, 1)
         self.metrics.consumed(tp.topic, len(records))
         checked = self.intake.check(records)
         if checked.skipped:
@@ -196,6 +194,7 @@ class Pipeline:
             self._tasks.start_soon(self._bury_invalid, tp, epoch, checked.invalid)
         if checked.accepted:
             run = Run(tp, epoch, checked.accepted)
+            self._mean = max(run.footprint // len(run.records), self._mean // 2, 1)
             self.waiting.extend(self.windows.add(run, self.clock()))
             self._work.ring()
 

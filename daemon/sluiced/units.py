@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+# Fifteen digits are what a float holds exactly, and more than anyone needs.
+_NUMBER = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]+)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {
     "B": 1,
@@ -37,11 +38,11 @@ class Duration(float):
 
     def __str__(self) -> str:
         if self and self < 1:
-            return f"{float(self) * 1000:g}ms"
+            return f"{float(self) * 1000:.12g}ms"
         for unit in ("d", "h", "m"):
             if self >= _SECONDS[unit] and not float(self) % _SECONDS[unit]:
-                return f"{float(self) / _SECONDS[unit]:g}{unit}"
-        return f"{float(self):g}s"
+                return f"{float(self) / _SECONDS[unit]:.12g}{unit}"
+        return f"{float(self):.12g}s"
 
 
 class Patience(float):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import accumulate
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from .batch import Batch, ClosedBy, Run
 from .identity import Identify
-from .record import Record, TopicPartition, footprint_of, size_of
+from .record import Record, TopicPartition
 from .units import Duration, Settings, Size
 
 
@@ -60,17 +60,15 @@ class Window:
         the next one. One that is larger than the cap by itself makes a batch of its own.
         """
         closed: list[Batch] = []
-        start, end = 0, len(run.records)
-        while start < end:
-            count, size = self._fitting(run.records, start)
-            if count:
-                whole = count == end
-                part = run.records if whole else run.records[start : start + count]
-                self._put(Run(run.tp, run.epoch, part), size, now)
-                start += count
+        rest: Run | None = run
+        while rest is not None:
+            count = self._fitting(rest)
+            first, rest = _cut(rest, count)
+            if first is not None:
+                self._put(first, now)
             if self.records >= self._settings.max_records:
                 closed.append(self._close("records"))
-            elif self.bytes >= self._settings.max_bytes or start < end:
+            elif self.bytes >= self._settings.max_bytes or rest is not None:
                 closed.append(self._close("bytes"))
         return closed
 
@@ -86,31 +84,37 @@ class Window:
         """Forgets what is buffered; it will be fetched again."""
         self._reset()
 
-    def _fitting(self, records: Sequence[Record], start: int) -> tuple[int, int]:
-        """How many records from `start` on fit into the open window, and their bytes."""
-        first = records[start : start + self._settings.max_records - self.records]
-        size = size_of(first)
+    def _fitting(self, run: Run) -> int:
+        """How many of the run's records fit into the open window."""
+        room = self._settings.max_records - self.records
         free = self._settings.max_bytes - self.bytes
-        if size <= free:
-            return len(first), size
-        sums = list(accumulate(len(r.value or b"") for r in first))
-        fitting = bisect_right(sums, free)
-        if not fitting and not self.records:
-            return 1, sums[0]
-        return fitting, sums[fitting - 1] if fitting else 0
+        if run.size <= free:
+            return min(room, len(run.records))
+        sizes = accumulate(len(r.value or b"") for r in run.records[:room])
+        fitting = bisect_right(list(sizes), free)
+        return fitting if fitting or self.records else 1
 
-    def _put(self, run: Run, size: int, now: float) -> None:
+    def _put(self, run: Run, now: float) -> None:
         if self.opened_at is None:
             self.opened_at = now
         self._runs.append(run)
         self.records += len(run.records)
-        self.bytes += size
-        self.footprint += footprint_of(run.records, size)
+        self.bytes += run.size
+        self.footprint += run.footprint
 
     def _close(self, why: ClosedBy) -> Batch:
         batch = Batch.of(self._pipeline, self._runs, why, self.opened_at or 0.0)
         self._reset()
         return batch if self._identify is None else collapsed(batch, self._identify)
+
+
+def _cut(run: Run, count: int) -> tuple[Run | None, Run | None]:
+    """The first `count` records and the others; None for none."""
+    if count in (0, len(run.records)):
+        return (run, None) if count else (None, run)
+    first = Run(run.tp, run.epoch, run.records[:count])
+    size, footprint = run.size - first.size, run.footprint - first.footprint
+    return first, Run(run.tp, run.epoch, run.records[count:], size, footprint)
 
 
 def collapsed(batch: Batch, identify: Identify) -> Batch:

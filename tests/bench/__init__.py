@@ -1,1 +1,1 @@
-"""The benchmark: the daemon against the shortest loop that does the same. See docs/benchmarks.md."""
+"""The benchmark: the daemon against a bare loop. See docs/benchmarks.md."""

@@ -33,14 +33,16 @@ async def bare_loop(bootstrap: str, topic: str, group: str, url: str, window: in
     await consumer.start()
     async with aiohttp.ClientSession() as session:
         while True:
-            values: list[bytes | None] = []
+            values: list[bytes] = []
             ends = {}
             while len(values) < window:
                 left = window - len(values)
-                for tp, records in (await consumer.getmany(timeout_ms=200, max_records=left)).items():
-                    values += [record.value for record in records]
+                for tp, records in (
+                    await consumer.getmany(timeout_ms=200, max_records=left)
+                ).items():
+                    values += [record.value or b"null" for record in records]
                     ends[tp] = records[-1].offset + 1
-            body = b"[" + b",".join(values) + b"]"  # type: ignore[arg-type] - no tombstones here
+            body = b"[" + b",".join(values) + b"]"
             async with session.post(url, data=body) as answer:
                 answer.raise_for_status()
                 await answer.read()
@@ -48,4 +50,5 @@ async def bare_loop(bootstrap: str, topic: str, group: str, url: str, window: in
 
 
 if __name__ == "__main__":
-    asyncio.run(bare_loop(*sys.argv[1:5], window=int(sys.argv[5])))
+    bootstrap, topic, group, url, window = sys.argv[1:]
+    asyncio.run(bare_loop(bootstrap, topic, group, url, int(window)))

@@ -21,6 +21,7 @@ import sys
 import time
 import urllib.request
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -78,7 +79,7 @@ class State:
         if self.contestant is None:
             return 0.0
         times = self.contestant.cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
     def progress(self) -> dict[str, float]:
         last = self.arrivals[-1].at if self.arrivals else None
@@ -151,20 +152,30 @@ class Server:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-m", "bench.server"],
+            cwd=Path(__file__).parents[1],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             process_group=0,
         )
         assert self._process.stdout is not None
-        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+        if not (port := self._process.stdout.readline()):
+            self.stop()
+            raise RuntimeError("the server did not start; what it printed says why")
+        self.url = f"http://127.0.0.1:{int(port)}"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
         self._process.terminate()
         self._process.communicate()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.stop()
 
     def begin(self, pid: int) -> None:
         self._ask(f"/begin?{pid}", b"")

@@ -33,7 +33,7 @@ session_timeout = "6s"
 
 [window]
 max_records = 100
-max_age = "200ms"
+max_age = "{max_age}"
 {window}
 
 [sink]
@@ -92,7 +92,7 @@ class Daemon:
         fields = dict.fromkeys(
             ("kafka", "record", "window", "sink", "blocks", "retry", "limits", "dead_letter"), ""
         )
-        fields |= {"drain": "10s", "port": str(self.port)} | values
+        fields |= {"drain": "10s", "max_age": "200ms", "port": str(self.port)} | values
         self.path = directory / f"pages-{self.port}.toml"
         self.path.write_text(CONFIG.format(**fields))
         self._log = directory / f"pages-{self.port}.log"

@@ -170,7 +170,6 @@ async def test_poison_is_buried_with_its_bytes_and_the_line_goes_on(stream: Stre
         await until(lambda: len(daemon.events("dead_lettered")) >= 2, "the burials")
         assert await daemon.stop() == 0
         assert all(times == 1 for times in api.delivered().values())
-    letters = {letter.headers[-1]: letter for letter in await stream.broker.read(stream.dead)}
     letters = {letter.value: letter for letter in await stream.broker.read(stream.dead)}
     first, headers = letters[b"{not json"], dict(letters[b"{not json"].headers)
     assert (first.key, first.timestamp) == (b"k1", 1_600_000_000_123)
@@ -266,9 +265,8 @@ async def test_a_record_of_900_kilobytes_travels(stream: Stream) -> None:
 
 async def test_sigterm_drains_what_is_open_and_commits(stream: Stream) -> None:
     await stream.produce(8)
-    async with Api() as api, stream.daemon(api, window='max_age = "1h"'.replace("1h", "1h")) as d:
+    async with Api() as api, stream.daemon(api, max_age="1h") as d:
         await d.ready()
-        await until(lambda: d.process.returncode is None, "life")
         with anyio.fail_after(40):
             while (await d.status())["window"]["records"] < 8:
                 await anyio.sleep(0.02)

@@ -116,7 +116,8 @@ def _findings(db: sqlite3.Connection) -> Findings:
     rows = _count(db, "SELECT * FROM api.pages")
     delivered = _count(db, f"SELECT {coordinates} FROM api.pages")
     buried = Counter(
-        row[-1] for row in db.execute(f"SELECT {coordinates}, reason FROM letters")  # noqa: S608
+        row[-1]
+        for row in db.execute(f"SELECT {coordinates}, reason FROM letters")  # noqa: S608
     )
     return Findings(
         produced=_count(db, "SELECT * FROM produced"),

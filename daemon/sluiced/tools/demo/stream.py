@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Self
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from .audit import Coordinates, Letter
@@ -34,6 +35,7 @@ class Stream:
             fetch_max_wait_ms=100,
         )
         self._admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        self._open = AsyncExitStack()
 
     async def publish(self, messages: Sequence[Message], per_second: float) -> None:
         """Publishes all messages, at most `per_second` of them, and notes where each one landed."""
@@ -53,42 +55,39 @@ class Stream:
 
     async def checkpoint_is_complete(self, group: str) -> bool:
         """Whether the group has committed past the last record of every partition."""
-        committed = await self._admin.list_consumer_group_offsets(group, partitions=self._partitions)
-        ends = {tp: 0 for tp in self._partitions}
+        committed = await self._admin.list_consumer_group_offsets(
+            group, partitions=self._partitions
+        )
+        ends = dict.fromkeys(self._partitions, 0)
         for at in self.produced:
             tp = TopicPartition(at.topic, at.partition)
             ends[tp] = max(ends[tp], at.offset + 1)
         return all(tp in committed and committed[tp].offset >= end for tp, end in ends.items())
 
-    async def _create_topics(self) -> None:
-        counts = {self._topic: len(self._partitions), self._dead.topic: 1}
-        await self._admin.create_topics([NewTopic(name, n, 1) for name, n in counts.items()])
+    async def __aenter__(self) -> Self:
+        """Creates both topics and opens the connections."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._admin.close)
+            await self._admin.start()
+            topics = {self._topic: len(self._partitions), self._dead.topic: 1}
+            await self._admin.create_topics([NewTopic(name, n, 1) for name, n in topics.items()])
+            stack.push_async_callback(self._producer.stop)
+            await self._producer.start()
+            stack.push_async_callback(self._consumer.stop)
+            self._consumer.assign([self._dead])
+            await self._consumer.start()
+            self._open = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._open.aclose()
 
 
-def _letter(record: object) -> Letter:
-    headers = {name: value.decode() for name, value in record.headers}  # type: ignore[attr-defined]
+def _letter(record: ConsumerRecord) -> Letter:
+    headers = {name: value.decode() for name, value in record.headers}
     at = Coordinates(
         headers["__connect.errors.topic"],
         int(headers["__connect.errors.partition"]),
         int(headers["__connect.errors.offset"]),
     )
-    return Letter(at, headers["sluiced.reason"], record.value)  # type: ignore[attr-defined]
-
-
-@asynccontextmanager
-async def open_stream(
-    bootstrap: str, topic: str, partitions: int, dead: str
-) -> AsyncIterator[Stream]:
-    """Creates both topics and holds the connections to the broker open."""
-    stream = Stream(bootstrap, topic, partitions, dead)
-    try:
-        await stream._admin.start()
-        await stream._create_topics()
-        await stream._producer.start()
-        stream._consumer.assign([stream._dead])
-        await stream._consumer.start()
-        yield stream
-    finally:
-        await stream._consumer.stop()
-        await stream._producer.stop()
-        await stream._admin.close()
+    return Letter(at, headers["sluiced.reason"], record.value)

@@ -1,0 +1,196 @@
+"""The demo from start to end: publish, deliver, crash half-way, go on, audit."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from ...errors import SluicedError
+from ..embedded_broker import EmbeddedBroker, free_ports
+from .audit import Findings, Letter, audit
+from .bulk_api import BulkApi, Caps, serve
+from .cities import messages
+from .display import Display, Figures, report
+from .process import Daemon
+from .stream import Stream
+
+CONFIG = "demo.toml"
+# What configs/demo.toml says and the demo replaces.
+BROKER, API, ADMIN = "127.0.0.1:9092", "http://127.0.0.1:8080", "127.0.0.1:9464"
+GROUP, TOPIC, PARTITIONS, DEAD = "city-pages-to-cms", "pages", 4, "pages.dead"
+
+CAPS = Caps(items=500, bytes=512 * 1024, rate=10, burst=10)
+RATE = 3_500  # records per second published: a busy stream, and below what the API's rate allows
+READY_WITHIN = 30.0  # seconds; the first join of the group alone takes three
+DEADLINE = 120.0  # seconds after which a demo that is not done has failed
+POLL = 0.1  # seconds between two looks at how far things are
+
+
+def main(keep: bool) -> int:
+    """The exit status: 0 when the audit holds. Prints what went wrong otherwise."""
+    console = Console()
+    try:
+        return asyncio.run(_interruptible(console, keep))
+    except SluicedError as error:
+        console.print(f"\nThe demo failed. {error}", style="red", markup=False, soft_wrap=True)
+        return 1
+
+
+async def _interruptible(console: Console, keep: bool) -> int:
+    """Ctrl-C and SIGTERM take the same way out as any failure: through every clean-up."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await _run(console, keep)
+    except asyncio.CancelledError:
+        console.print("\nInterrupted; everything is stopped and removed.")
+        return 1
+
+
+async def _run(console: Console, keep: bool) -> int:
+    begun = time.monotonic()
+    async with AsyncExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluiced-demo-")))
+        demo = await Demo.prepare(stack, home)
+        with Display(console) as display:
+            await demo.run(display)
+        findings = demo.audit()
+        report(console, findings, demo.api.counts, time.monotonic() - begun)
+        if keep and not findings.wrong:
+            await demo.keep(console)
+        status = await demo.daemon.stop()
+        if status != 0:
+            demo.daemon.fail(f"The daemon did not stop cleanly: status {status}.")
+    return 1 if findings.wrong else 0
+
+
+class Demo:
+    """The pieces, all of them running once `prepare` has returned."""
+
+    def __init__(self, home: Path, broker: str, admin: str) -> None:
+        self.messages = messages(oversize=CAPS.bytes)
+        self.letters: list[Letter] = []
+        self.api = BulkApi(home / "pages.sqlite", CAPS, before_answer=self._crash)
+        self.daemon = Daemon(home / CONFIG, admin)
+        self.stream = Stream(broker, TOPIC, PARTITIONS, DEAD)
+        self.addresses = {"broker": broker, "admin port": f"http://{admin}"}
+        self._home = home
+        self._crashed = False
+
+    @classmethod
+    async def prepare(cls, stack: AsyncExitStack, home: Path) -> Demo:
+        """Starts everything; the stack stops it in reverse order."""
+        broker = stack.enter_context(EmbeddedBroker()).bootstrap
+        admin = f"127.0.0.1:{free_ports(1)[0]}"
+        demo = cls(home, broker, admin)
+        demo.addresses["bulk API"] = await stack.enter_async_context(serve(demo.api))
+        await stack.enter_async_context(demo.stream)
+        replaced = {BROKER: broker, API: demo.addresses["bulk API"], ADMIN: admin}
+        (home / CONFIG).write_text(configuration(replaced))
+        await stack.enter_async_context(demo.daemon)
+        demo.daemon.start()
+        await demo.daemon.ready(READY_WITHIN)
+        return demo
+
+    async def run(self, display: Display) -> None:
+        """Until every record is somewhere and the checkpoint says so."""
+        self._say = display.say
+        publishing = asyncio.create_task(self.stream.publish(self.messages, RATE))
+        try:
+            async with asyncio.timeout(DEADLINE):
+                while not await self._settled(publishing):
+                    self.letters += await self.stream.dead_letters(POLL)
+                    display.update(self.figures())
+                    self.daemon.check()
+        except TimeoutError:
+            f = self.figures()
+            self.daemon.fail(
+                f"After {DEADLINE:g} s, of {f.total:,} records {f.produced:,} are published, "
+                f"{f.delivered:,} delivered and {f.dead_lettered:,} dead-lettered."
+            )
+        finally:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+
+    async def _crash(self) -> None:
+        """Kills the daemon once, at the worst moment: the rows are there, the answer is not."""
+        if self._crashed or self.api.counts.created < len(self.messages) // 2:
+            return
+        self._crashed = True
+        self.daemon.kill()
+        self._say(
+            f"  SIGKILL to the daemon after {self.api.counts.created:,} records, between the API's "
+            "commit and its answer; starting it again"
+        )
+        self.daemon.start()
+
+    async def _settled(self, publishing: asyncio.Task[None]) -> bool:
+        if not publishing.done():
+            return False
+        publishing.result()
+        figures = self.figures()
+        if figures.delivered + figures.dead_lettered < figures.total:
+            return False
+        return await self.stream.checkpoint_is_complete(GROUP)
+
+    def figures(self) -> Figures:
+        return Figures(
+            total=len(self.messages),
+            produced=len(self.stream.produced),
+            delivered=self.api.counts.created,
+            dead_lettered=len({letter.coordinates for letter in self.letters}),
+            requests=self.api.counts.requests,
+        )
+
+    def audit(self) -> Findings:
+        findings = audit(self._home / "pages.sqlite", self.stream.produced, self.letters)
+        if not self._crashed:
+            findings.wrong.append("the daemon was never killed, so nothing was shown")
+        return findings
+
+    async def keep(self, console: Console) -> None:
+        """Prints where everything is and waits for Ctrl-C or SIGTERM."""
+        console.print("\nStill running, until Ctrl-C:")
+        for name, address in self.addresses.items():
+            console.print(f"{name:>14}  {address}", highlight=False, soft_wrap=True)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+
+
+def configuration(replaced: dict[str, str]) -> str:
+    """configs/demo.toml with other addresses.
+
+    Raises SluicedError if the file is not there, or does not have each address exactly once.
+    """
+    text = _file().read_text()
+    for old, new in replaced.items():
+        if text.count(f'"{old}') != 1:
+            raise SluicedError(
+                f"{CONFIG} does not have the address {old} exactly once.",
+                "Put the file back as it was published; the demo replaces that address.",
+            )
+        text = text.replace(old, new)
+    return text
+
+
+def _file() -> Path:
+    """In a checkout the file is in configs/; in an installed package it is beside this module."""
+    here = Path(__file__).resolve()
+    for path in (here.with_name(CONFIG), here.parents[4] / "configs" / CONFIG):
+        if path.is_file():
+            return path
+    raise SluicedError(
+        f"{CONFIG} is missing.", "Install sluiced again, or run the demo from a checkout of it."
+    )

@@ -1,0 +1,65 @@
+"""The benchmark must be able to tell what its figures claim."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from . import report
+from .produce import MARKER, RECORD_BYTES, page
+from .rounds import Standing
+from .server import Server, State
+
+
+def _body(*seqs: int) -> bytes:
+    return b"[" + b",".join(map(page, seqs)) + b"]"
+
+
+@pytest.mark.parametrize("seq", [0, 7, 399_999])
+def test_a_value_is_json_of_the_size_asked_for_and_carries_its_number(seq: int) -> None:
+    value = page(seq)
+    assert len(value) == RECORD_BYTES
+    assert json.loads(value)["seq"] == seq
+    assert value.count(MARKER) == 1
+
+
+def test_a_record_that_came_twice_does_not_make_up_for_one_that_never_came() -> None:
+    state = State()
+    for body in (_body(0, 1), _body(1, 2), _body(4, 5)):
+        state.batch(body)
+    result = state.result(expected=6)
+    assert (result.lost, result.duplicated) == (1, 1)
+
+
+def test_the_first_window_is_neither_in_the_time_nor_in_the_count() -> None:
+    state = State()
+    for body in (_body(0, 1, 2), _body(3), _body(4, 5)):
+        state.batch(body)
+    state.arrivals = [a._replace(at=10.0 + i, cpu=2.0 * i) for i, a in enumerate(state.arrivals)]
+    result = state.result(expected=6)
+    assert (result.records, result.seconds, result.cpu_seconds) == (3, 2.0, 4.0)
+
+
+def test_the_server_reads_whole_bodies_and_answers_each() -> None:
+    with Server() as server:
+        server._ask("/bulk", _body(*range(20_000)))  # 5 MB: many reads of the socket
+        server._ask("/bulk", _body(20_000))
+        assert server.progress()["records"] == 20_001
+        assert server.result(20_001).lost == 0
+
+
+def test_every_target_is_judged_by_its_own_figure() -> None:
+    good = Standing(200_000, 3.0, 90_000_000, 80, 0, 0, rate_ratio=0.85, cpu_ratio=1.3)
+    missed = {
+        "throughput": replace(good, rate_ratio=0.84),
+        "CPU": replace(good, cpu_ratio=1.31),
+        "RSS": replace(good, rss=report.RSS_BELOW),
+        "none lost": replace(good, lost=1),
+        "none lost or": replace(good, duplicated=1),
+    }
+    assert "MISSED" not in report.standings({"x": good}, {"x": 1.3})
+    for target, standing in missed.items():
+        (wrong,) = [v for v in report._verdicts(standing, 1.3) if "MISSED" in v]
+        assert wrong.startswith(target)
