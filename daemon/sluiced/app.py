@@ -173,15 +173,18 @@ def _without_id(identify: Identify, record: Record) -> str | None:
     return None
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config) -> bool:
     """Runs the daemon under its signals: SIGTERM and SIGINT drain, a second one aborts without a
-    commit, SIGHUP lifts a halt."""
+    commit, SIGHUP lifts a halt. Whether it stopped cleanly."""
     stop = anyio.Event()
+    clean = False
     async with anyio.create_task_group() as tasks:
         daemon = Daemon(config)
         tasks.start_soon(_obey, daemon, stop, tasks)
         await daemon.run(stop)
+        clean = True
         tasks.cancel_scope.cancel()
+    return clean
 
 
 async def _obey(daemon: Daemon, stop: anyio.Event, tasks: TaskGroup) -> None:
@@ -203,15 +206,15 @@ def run(config: Config, path: Path) -> int:
     """`sluiced run`: the exit code. Errors are logged, and shown as text by the caller."""
     logs.configure(config.log)
     log.info("starting", version=__version__, pipeline=config.name, config=str(path))
-    asyncio.run(_unwrapped(config))
-    log.info("stopped")
-    return 0
+    clean = asyncio.run(_unwrapped(config))
+    log.info("stopped", clean=clean)
+    return 0 if clean else 1
 
 
-async def _unwrapped(config: Config) -> None:
+async def _unwrapped(config: Config) -> bool:
     """A task group wraps what it raises; one user error in it is what there is to say."""
     try:
-        await serve(config)
+        return await serve(config)
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):

@@ -29,7 +29,7 @@ from .units import Secret, Settings
 from .window import WindowSettings
 
 
-class Config(Settings):
+class Config(Settings, frozen=True):
     """The whole file."""
 
     name: str

@@ -1,120 +1,294 @@
-"""PROVISIONAL stand-in, to be replaced whole by the real HTTP sink."""
+"""A bulk API over HTTP, spoken to by configuration alone."""
 
 from __future__ import annotations
 
+import ssl
 import time
+from collections.abc import Callable, Iterator
+from urllib.parse import quote, urlsplit
 
 import aiohttp
-import msgspec
+import anyio
+from multidict import CIMultiDict
+from yarl import URL
 
-from ..identity import resolve, tokens_of
-from ..outcome import DELIVERED, Again, Fate, Refused, TooLarge, Verdict, answered
-from .http_settings import HttpSettings
+from .. import __version__
+from ..batch import Batch
+from ..errors import ConfigError, SluicedError
+from ..identity import Identify
+from ..intake import Format
+from ..outcome import Again, Outcome, TooLarge
+from ..record import Record
+from ..units import Secret
+from .body import BodyEncoder, id_objections
+from .encoding import UnreadableError, compress, inflater
+from .http_settings import BATCH_PLACEHOLDERS, HttpSettings
+from .response import Answer, ResponseReader
 from .template import Template
-from .http_settings import ITEM_PLACEHOLDERS
 
 __all__ = ["HttpSettings", "HttpSink"]
 
+# From this many bytes on, compressing takes milliseconds, in which the event loop has other work.
+_LARGE_BODY = 64 * 1024
+
 
 class HttpSink:
-    objections_needed = True
+    """One request for each batch, and one outcome for each request.
 
-    def __init__(self, settings, name, identify, requests=None, format="json"):
-        self.s, self.name, self.identify, self.requests = (
-            settings,
-            name,
-            identify,
-            requests or (lambda *a: None),
-        )
-        self.t = Template.parse(settings.body.item, ITEM_PLACEHOLDERS)
+    `requests` is told the status ("200", "error", "timeout") and the seconds of each request.
+    """
 
-    async def open(self):
-        self.headers = {
-            k: v if isinstance(v, str) else v.reveal() for k, v in self.s.headers.items()
+    def __init__(
+        self,
+        settings: HttpSettings,
+        name: str,
+        identify: Identify,
+        requests: Callable[[str, float], None] | None = None,
+        format: Format = "json",  # noqa: A002 - the setting's own name
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._requests = requests or (lambda status, seconds: None)
+        self._body = BodyEncoder(settings.body, identify, format)
+        self._reader = ResponseReader(settings, identify, self._scrub, time.time)
+        self._objections = list(self._body.objections)
+        if settings.response.id is not None and not self._objections:
+            self._objections += id_objections(identify)
+        self._url = Template.parse(settings.url, BATCH_PLACEHOLDERS)
+        self._headers = {
+            header: Template.parse(value, BATCH_PLACEHOLDERS)
+            for header, value in settings.headers.items()
+            if isinstance(value, str)
         }
-        self.c = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=float(self.s.timeout)))
+        templates = (self._url, *self._headers.values())
+        self._one_topic = any("topic" in template.names for template in templates)
+        self._secrets: dict[str, str] = {}
+        self._session: aiohttp.ClientSession | None = None
 
-    async def close(self):
-        await self.c.close()
+    @property
+    def objections_needed(self) -> bool:
+        """Whether `objection` can ever answer with more than None."""
+        return bool(self._objections)
 
-    async def probe(self):
-        pass
+    def objection(self, record: Record) -> str | None:
+        """Why this record can never be put into a request, or None."""
+        return next((text for ask in self._objections if (text := ask(record))), None)
 
-    def objection(self, r):
+    def encode(self, batch: Batch) -> bytes:
+        """The body of the request, before compression."""
+        return self._body.encode(batch)
+
+    async def open(self) -> None:
+        """Makes ready to send; nothing is connected yet. Raises ConfigError for a missing secret."""
+        self._secrets = self._revealed()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls() or True),
+            # `connect` covers the name, the connection and TLS. The whole has its own deadline.
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._settings.connect_timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def probe(self) -> None:
+        """Connects to the API, TLS included, and sends nothing. Raises SluicedError."""
+        origin, parts = self._settings.origin, urlsplit(self._settings.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
-            if "key" in self.t.names and r.key:
-                r.key.decode()
-            if "id" in self.t.names:
-                self.identify(r)
-        except ValueError as e:
-            return "the key is not UTF-8: " + str(e)[:50]
+            with anyio.fail_after(self._settings.connect_timeout):
+                stream = await anyio.connect_tcp(
+                    parts.hostname or "",
+                    port,
+                    tls=parts.scheme == "https",
+                    ssl_context=self._tls(),
+                    tls_standard_compatible=False,
+                )
+                await stream.aclose()
+        except TimeoutError:
+            why = f"no connection within sink.connect_timeout ({self._settings.connect_timeout})"
+        except ssl.SSLCertVerificationError as error:
+            why = f"its certificate is not accepted: {error.verify_message}"
+        except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+            cause = error.__cause__ or error
+            why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        else:
+            return
+        raise SluicedError(
+            f"cannot reach the sink at {origin}: {why}",
+            "Check sink.url, and that the API runs and can be reached from this machine.",
+        )
+
+    async def send(self, batch: Batch) -> Outcome:
+        """One request. Whatever comes of it is an Outcome; only cancellation is raised."""
+        if error := self._unsendable(batch):
+            return TooLarge(error=error, sent=False)
+        body = self.encode(batch)
+        if len(body) > self._settings.max_bytes:
+            cap = self._settings.max_bytes
+            error = f"the body has {len(body)} bytes, and sink.max_bytes is {cap}"
+            return TooLarge(error=error, sent=False)
+        started = time.monotonic()
+        outcome, status = await self._attempt(batch, body)
+        self._requests(status, time.monotonic() - started)
+        if isinstance(outcome, Again) and outcome.status in ("401", "403"):
+            self._renew_secrets()
+        return outcome
+
+    def _unsendable(self, batch: Batch) -> str | None:
+        if len(batch) > self._settings.max_records:
+            return f"{len(batch)} records, and sink.max_records is {self._settings.max_records}"
+        if self._one_topic and batch.topic is None:
+            return "records of several topics, and sink.url or sink.headers holds $topic"
         return None
 
-    def encode(self, batch):
-        q = lambda x: "null" if x is None else msgspec.json.encode(x).decode()
-        items = []
-        for r in batch.records:
-            v = {
-                "value": "null" if r.value is None else r.value.decode(),
-                "partition": str(r.partition),
-                "offset": str(r.offset),
-                "topic": q(r.topic),
-                "timestamp": str(r.timestamp),
-            }
-            if "key" in self.t.names:
-                v["key"] = q(r.key.decode() if r.key else None)
-            if "id" in self.t.names:
-                v["id"] = q(self.identify(r))
-            items.append(self.t.fill(v))
-        return self.s.body.envelope.replace("$items", self.s.body.separator.join(items)).encode()
-
-    async def send(self, batch):
-        body = (
-            b"[" + b",".join([r.value for r in batch.records]) + b"]"
-            if self.t.names == ("value",) and self.t.literals == ("", "")
-            else self.encode(batch)
-        )
-        if len(body) > self.s.max_bytes:
-            return TooLarge("", "larger than sink.max_bytes", sent=False)
-        h = {**self.headers, "Content-Type": "application/json"}
-        if self.s.idempotency_header:
-            h[self.s.idempotency_header] = batch.id
-        t = time.monotonic()
+    async def _attempt(self, batch: Batch, body: bytes) -> tuple[Outcome, str]:
+        """The outcome of one request, and its status for the metrics."""
+        settings = self._settings
         try:
-            async with self.c.post(self.s.url, data=body, headers=h, allow_redirects=False) as a:
-                text = await a.read()
-                self.requests(str(a.status), time.monotonic() - t)
-                st = a.status
-                after = a.headers.get("Retry-After")
+            with anyio.fail_after(settings.timeout):
+                answer = await self._exchange(batch, body)
+        except aiohttp.ConnectionTimeoutError:
+            error = f"no connection to {settings.origin} within {settings.connect_timeout}"
+            return Again("timeout", error), "timeout"
         except TimeoutError:
-            self.requests("timeout", time.monotonic() - t)
-            return Again("timeout", "timed out")
-        except aiohttp.ClientError as e:
-            self.requests("error", time.monotonic() - t)
-            return Again("connection", type(e).__name__)
-        if 200 <= st < 300:
-            if self.s.response.items is None:
-                return answered(batch, [DELIVERED] * len(batch))
+            error = f"no answer from {settings.origin} within {settings.timeout}"
+            return Again("timeout", error), "timeout"
+        except (aiohttp.ClientError, OSError) as trouble:
+            return _lost(trouble, settings.origin), "error"
+        return self._reader.outcome(batch, answer), str(answer.status)
+
+    async def _exchange(self, batch: Batch, body: bytes) -> Answer:
+        if self._session is None:
+            raise RuntimeError("send() before open()")
+        how = self._settings.compression
+        if how != "none":
+            if len(body) > _LARGE_BODY:
+                body = await anyio.to_thread.run_sync(compress, body, how)
+            else:
+                body = compress(body, how)
+        values = {
+            "batch_id": batch.id,
+            "name": quote(self._name, safe=""),
+            "topic": quote(batch.topic or "", safe=""),
+        }
+        async with self._session.request(
+            self._settings.method,
+            # Already encoded: what the operator wrote goes out byte for byte.
+            URL(self._url.fill(values), encoded=True),
+            headers=self._headers_of(batch, values),
+            data=body,
+            allow_redirects=False,
+        ) as response:
             try:
-                items = resolve(msgspec.json.decode(text), tokens_of(self.s.response.items))
-            except Exception:
-                return Again("unknown", "unreadable")
-            out = []
-            for i in items:
-                x = resolve(i, tokens_of(self.s.response.status))
-                if x in self.s.response.delivered:
-                    out.append(DELIVERED)
-                elif x in self.s.response.retry:
-                    out.append(Verdict(Fate.RETRY, str(x)))
-                else:
-                    out.append(Verdict(Fate.REJECTED, str(x), str(i)[:300]))
-            return answered(batch, out)
-        if st == 413:
-            return TooLarge("413", "413")
-        if st in (401, 403):
-            return Again("status", f"HTTP {st}", str(st), outage=True)
-        if st == 429:
-            return Again("throttled", "429", "429", after=float(after) if after else None)
-        if st >= 500 or st in (408, 409, 425):
-            return Again("status", f"HTTP {st}", str(st))
-        return Refused(str(st), text[:200].decode(errors="replace"))
+                return Answer(response.status, response.headers, await self._read(response))
+            except UnreadableError as error:
+                response.close()  # what is left of the answer is in the way of the next one
+                return Answer(response.status, response.headers, problem=str(error))
+
+    def _headers_of(self, batch: Batch, values: dict[str, str]) -> CIMultiDict[str]:
+        settings = self._settings
+        headers = CIMultiDict(
+            {
+                "User-Agent": f"sluiced/{__version__}",
+                "Accept-Encoding": "gzip",
+                "Content-Type": "application/x-ndjson"
+                if settings.body.lines
+                else "application/json",
+            }
+        )
+        if settings.compression != "none":
+            headers["Content-Encoding"] = settings.compression
+        for header, template in self._headers.items():
+            headers[header] = template.fill(values)
+        headers.update(self._secrets)
+        if settings.idempotency_header is not None:
+            key = f'"{batch.id}"' if settings.idempotency_quoted else batch.id
+            headers[settings.idempotency_header] = key
+        return headers
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body, unpacked. Never holds much more than the cap. Raises UnreadableError."""
+        cap = self._settings.response.max_bytes
+        body = bytearray()
+        unpacked = inflater(response.headers.get("Content-Encoding", ""))
+        try:
+            async for chunk in response.content.iter_any():
+                body += unpacked.feed(chunk, cap - len(body))
+                if len(body) > cap:
+                    raise UnreadableError(
+                        f"the answer is larger than sink.response.max_bytes ({cap})"
+                    )
+        except (aiohttp.ClientError, OSError):
+            raise UnreadableError("the answer was cut short") from None
+        unpacked.finish()
+        return bytes(body)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        """The system's own certificates and rules; verification cannot be turned off."""
+        if not self._settings.origin.startswith("https:"):
+            return None
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def _revealed(self) -> dict[str, str]:
+        """The headers that are secrets, as they are to be sent. Raises ConfigError."""
+        found = {}
+        for header, value in self._settings.headers.items():
+            if not isinstance(value, Secret):
+                continue
+            try:
+                text = value.reveal()
+            except ValueError as error:
+                raise ConfigError(f"sink.headers.{header}: {error}") from None
+            if not (text.isascii() and text.isprintable()):
+                raise ConfigError(
+                    f"sink.headers.{header}: the secret ({value}) is not printable ASCII",
+                    "Store it as the API gave it out, without quotes or invisible characters.",
+                )
+            found[header] = text
+        return found
+
+    def _renew_secrets(self) -> None:
+        """Refused credentials may have been replaced on disk; if they cannot be had, the old ones
+        stay, and the API goes on saying what is wrong."""
+        try:
+            self._secrets = self._revealed()
+        except ConfigError:
+            return
+
+    def _scrub(self, text: str) -> str:
+        """A text of the API's, which may repeat what it was sent, without our secrets."""
+        for hidden in self._hidden():
+            text = text.replace(hidden, "***")
+        return text
+
+    def _hidden(self) -> Iterator[str]:
+        for header, text in self._secrets.items():
+            yield text
+            value = self._settings.headers[header]
+            if isinstance(value, Secret) and value.prefix:
+                yield text.removeprefix(value.prefix)
+
+
+def _lost(error: aiohttp.ClientError | OSError, origin: str) -> Again:
+    """A request that got no answer. The error's own text is used only where it holds no address
+    with a query."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            why = getattr(error.certificate_error, "verify_message", "") or "not accepted"
+            return Again("connection", f"the certificate of {origin}: {why}", outage=True)
+        case aiohttp.ClientSSLError():
+            why = getattr(error.os_error, "reason", None) or "no common ground"
+            return Again("connection", f"no TLS with {origin}: {why}")
+        case aiohttp.ClientConnectorDNSError():
+            return Again("connection", f"the host of {origin} is not found: {error.strerror}")
+        case aiohttp.ClientConnectorError():
+            return Again("connection", f"no connection to {origin}: {error.strerror}")
+        case aiohttp.ClientResponseError():
+            return Again("unknown", f"what {origin} answered is not HTTP")
+        case _:
+            return Again("connection", f"{origin} closed the connection without an answer")

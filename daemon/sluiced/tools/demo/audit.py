@@ -114,7 +114,7 @@ def audit(
 def _findings(db: sqlite3.Connection) -> Findings:
     coordinates = 'DISTINCT topic, "partition", "offset"'
     rows = _count(db, "SELECT * FROM api.pages")
-    delivered = _count(db, f"SELECT {coordinates} FROM api.pages")
+    delivered = _count(db, f"SELECT {coordinates} FROM api.pages")  # noqa: S608
     buried = Counter(
         row[-1]
         for row in db.execute(f"SELECT {coordinates}, reason FROM letters")  # noqa: S608

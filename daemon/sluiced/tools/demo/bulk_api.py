@@ -59,7 +59,7 @@ class Source(msgspec.Struct, frozen=True):
 class Page(msgspec.Struct, frozen=True):
     slug: Annotated[str, msgspec.Meta(min_length=1)]
     title: Annotated[str, msgspec.Meta(min_length=1)]
-    population: Annotated[int, msgspec.Meta(ge=0)]
+    population: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     latitude: float = 0.0
     longitude: float = 0.0
     country: str = ""
@@ -182,8 +182,10 @@ class Store:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return 422, str(error)
         source = item.source
-        content = (source.topic, source.partition, source.offset, source.timestamp)
-        content += (page.slug, page.title, page.population, page.latitude, page.longitude)
+        content = (
+            *(source.topic, source.partition, source.offset, source.timestamp),
+            *(page.slug, page.title, page.population, page.latitude, page.longitude),
+        )
         inserted = self._db.execute(
             f"INSERT INTO pages ({COLUMNS}, request) VALUES (?{', ?' * 11}) "  # noqa: S608
             "ON CONFLICT (id) DO NOTHING",

@@ -63,13 +63,13 @@ async def _run(console: Console, keep: bool) -> int:
         demo = await Demo.prepare(stack, home)
         with Display(console) as display:
             await demo.run(display)
+        if not keep:  # even its last words are audited
+            await demo.stop()
         findings = demo.audit()
         report(console, findings, demo.api.counts, time.monotonic() - begun)
-        if keep and not findings.wrong:
+        if keep:
             await demo.keep(console)
-        status = await demo.daemon.stop()
-        if status != 0:
-            demo.daemon.fail(f"The daemon did not stop cleanly: status {status}.")
+            await demo.stop()
     return 1 if findings.wrong else 0
 
 
@@ -111,6 +111,8 @@ class Demo:
                     self.letters += await self.stream.dead_letters(POLL)
                     display.update(self.figures())
                     self.daemon.check()
+                while more := await self.stream.dead_letters(POLL):
+                    self.letters += more
         except TimeoutError:
             f = self.figures()
             self.daemon.fail(
@@ -150,6 +152,12 @@ class Demo:
             dead_lettered=len({letter.coordinates for letter in self.letters}),
             requests=self.api.counts.requests,
         )
+
+    async def stop(self) -> None:
+        """Raises SluicedError unless the daemon drains and ends with status 0."""
+        status = await self.daemon.stop()
+        if status != 0:
+            self.daemon.fail(f"The daemon did not stop cleanly: status {status}.")
 
     def audit(self) -> Findings:
         findings = audit(self._home / "pages.sqlite", self.stream.produced, self.letters)

@@ -1,4 +1,4 @@
-"""The demo's side of the broker: topics, publishing, reading dead letters, the group's checkpoint."""
+"""The demo's side of the broker: topics, publishing, dead letters, the group's checkpoint."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Stream:
         await self._open.aclose()
 
 
-def _letter(record: ConsumerRecord) -> Letter:
+def _letter(record: ConsumerRecord[bytes, bytes]) -> Letter:
     headers = {name: value.decode() for name, value in record.headers}
     at = Coordinates(
         headers["__connect.errors.topic"],
