@@ -292,7 +292,7 @@ class FakeSink:
         finally:
             self.busy -= 1
         if isinstance(outcome, Answered):
-            pairs = zip(batch.records, outcome.verdicts, strict=True)
+            pairs = zip(batch.records, outcome.verdicts, strict=False)  # a test may lie
             self.taken.update(at(r) for r, v in pairs if v.fate is Fate.DELIVERED)
         return outcome
 

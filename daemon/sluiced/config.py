@@ -187,11 +187,11 @@ def _times(config: Config) -> Iterator[Problem]:
             "then made again after the next start; raise the first or lower the second",
             drain,
         )
-    if config.retry.give_up_after <= config.retry.first_delay:
+    if config.retry.give_up_after <= sink.timeout:
         yield _warning(
             "retry.give_up_after",
-            "over before the first retry, so that one failed request is enough to dead-letter "
-            'its records; raise it, or write "never"',
+            f"not above sink.timeout = {sink.timeout}, so that one attempt without an answer is "
+            'enough to dead-letter its records; raise it, or write "never"',
             config.retry.give_up_after,
         )
 

@@ -61,6 +61,7 @@ class _Part:
     sent: int = 0  # requests that carried them
     judged: int = 0  # times the API answered "later" for each of them
     failures: int = 0  # attempts in a row that failed as a whole
+    failing_since: float | None = None  # the first of them; an outage starts the count over
 
 
 class SinkHealth:
@@ -129,15 +130,17 @@ class Delivery:
         self._metrics.batch(flight.batch.closed_by, outcome, len(flight.batch), flight.batch.size)
 
     async def _attempt(self, part: _Part, flight: Flight) -> Outcome:
-        while (wait := self._gate.wait(self._clock())) > 0:  # noqa: ASYNC110 - a hold may grow
-            await anyio.sleep(wait)
         await self._burial.halt.passed()
+        while (wait := self._gate.wait(self._clock())) > 0:  # a hold may grow meanwhile
+            await anyio.sleep(wait)
+            await self._burial.halt.passed()
         flight.attempts += 1
         flight.touched = self._clock()
         answer = await self._sink.send(part.batch)
         flight.touched = self._clock()
-        if not (isinstance(answer, TooLarge) and not answer.sent):
-            part.sent += 1
+        if isinstance(answer, TooLarge) and not answer.sent:
+            return answer  # it says nothing about the sink
+        part.sent += 1
         if isinstance(answer, Again):
             self.health.failed(answer, self._wall())
         else:
@@ -195,8 +198,13 @@ class Delivery:
     async def _again(self, part: _Part, answer: Again, flight: Flight) -> Sequence[_Part]:
         part.failures += 1
         self._metrics.retry(answer.reason)
-        waited = self._clock() - flight.started
-        if waited >= self._settings.give_up_after and not answer.outage:
+        now = self._clock()
+        if answer.outage:
+            part.failing_since = None
+        elif part.failing_since is None:
+            part.failing_since = now
+        since = part.failing_since
+        if since is not None and now - since >= self._settings.give_up_after:
             verdict = Verdict(Fate.REJECTED, answer.status, answer.error)
             return await self._bury(part, "exhausted", verdict, flight)
         delay = self._backoff(part.failures)
@@ -204,7 +212,7 @@ class Delivery:
             # What the API asks for, but no absurd wait; spread, since others were told the same.
             wish = min(answer.after, self._settings.max_delay)
             delay = wish + self._random.uniform(0, self._settings.first_delay)
-            self._gate.hold(self._clock() + delay)
+            self._gate.hold(now + delay)
         log.warning(
             "batch_retry",
             batch=part.batch.id,

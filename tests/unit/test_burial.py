@@ -109,9 +109,7 @@ async def test_up_to_the_ratio_records_are_buried_and_above_it_none_more_is() ->
 
 
 @pytest.mark.anyio
-async def test_after_a_halt_by_ratio_the_records_are_tried_again_and_the_count_starts_over() -> (
-    None
-):
+async def test_after_a_halt_by_ratio_records_are_tried_again_and_the_count_starts_over() -> None:
     r = rig(max_ratio=0.5, window=10)
     await r.burial.bury(letters(5))
     answers: list[bool] = []

@@ -10,6 +10,7 @@ import pytest
 from trio.testing import MockClock
 
 from fakes import (
+    P0,
     Answer,
     FakeRecord,
     FakeSink,
@@ -20,12 +21,14 @@ from fakes import (
     hang,
     judge,
     offsets,
+    records_at,
 )
-from sluiced.batch import Batch
+from sluiced.batch import Batch, Run
 from sluiced.burial import DeadLetterSettings
 from sluiced.delivery import Flight, RetrySettings
 from sluiced.errors import BurialError
 from sluiced.outcome import Again, Answered, Fate, Outcome, Refused, TooLarge, Verdict, answered
+from sluiced.record import TopicPartition
 from sluiced.units import Duration, Patience
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +37,12 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
     return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+BAD = Refused("400", "bad request")
+TIMEOUT = Again("timeout", "no answer within 30 s")
+DOWN = Again("connection", "connection refused")
+OUTAGE = Again("status", "the API does not accept our credentials", "401", outage=True)
 
 
 def rig(*script: Answer, then: Answer = deliver, seed: int = 0, **settings: object) -> Rig:
@@ -53,9 +62,7 @@ async def deliver_with(r: Rig, batch: Batch | int = 4) -> Flight:
     return flight
 
 
-def refuse(
-    *guilty: int, answer: Outcome = Refused("400", "bad request")
-) -> Callable[[Batch], Outcome]:  # noqa: B008
+def refuse(*guilty: int, answer: Outcome = BAD) -> Callable[[Batch], Outcome]:
     """An API that refuses every request with a guilty record in it, and does not say which."""
 
     def decide(batch: Batch) -> Outcome:
@@ -76,10 +83,6 @@ def fates(**by_name: set[int]) -> Callable[[Batch], Outcome]:
     return judge(fate)
 
 
-TIMEOUT = Again("timeout", "no answer within 30 s")
-DOWN = Again("connection", "connection refused")
-
-
 # --- delivered ------------------------------------------------------------------------------------
 
 
@@ -94,10 +97,6 @@ async def test_a_batch_that_is_taken_is_one_request() -> None:
 
 
 async def test_records_are_counted_under_the_topics_they_came_from() -> None:
-    from fakes import P0, records_at
-    from sluiced.batch import Run
-    from sluiced.record import TopicPartition
-
     news = TopicPartition("news", 0)
     runs = [Run(P0, 1, records_at(P0, [1])), Run(news, 1, records_at(news, [1, 2]))]
     r = rig()
@@ -175,10 +174,8 @@ async def test_one_guilty_record_among_many_costs_few_requests() -> None:
 async def test_bisection_keeps_the_order_of_what_is_delivered() -> None:
     r = rig(then=refuse(3))
     await deliver_with(r, 8)
-    delivered = [
-        o for request in r.sink.requests for o in request.offsets if 3 not in request.offsets
-    ]
-    assert delivered == [0, 1, 2, 4, 5, 6, 7]
+    taken = [where for where in r.sink.offsets if 3 not in where]
+    assert taken == [[0, 1], [2], [4, 5, 6, 7]]
 
 
 async def test_a_single_refused_record_is_buried_with_the_words_of_the_api() -> None:
@@ -207,12 +204,9 @@ async def test_only_what_the_api_asks_for_again_goes_again_and_under_another_id(
 
 async def test_rejected_items_are_buried_with_their_own_error_and_the_request_that_judged() -> None:
     def answer(batch: Batch) -> Outcome:
-        verdicts = [
-            Verdict(Fate.REJECTED, "400", f"bad {r.offset}")
-            if r.offset % 2
-            else Verdict(Fate.DELIVERED, "201")
-            for r in batch.records
-        ]
+        good = Verdict(Fate.DELIVERED, "201")
+        bad = [Verdict(Fate.REJECTED, "400", f"bad {r.offset}") for r in batch.records]
+        verdicts = [v if r.offset % 2 else good for r, v in zip(batch.records, bad, strict=True)]
         return answered(batch, verdicts)
 
     r = rig(then=answer)
@@ -237,9 +231,6 @@ async def test_an_item_that_is_asked_for_again_and_again_is_exhausted_at_last() 
 
 
 async def test_pauses_between_requests_for_such_items_grow() -> None:
-    def total(seed: int) -> float:
-        return float(seed)
-
     pauses: list[list[float]] = []
     for seed in range(200):
         r = rig(then=fates(retry={0}), max_item_attempts=4, seed=seed)
@@ -368,9 +359,6 @@ async def test_after_the_patience_that_is_set_the_records_are_exhausted() -> Non
     assert {x.attempts for x in r.dead_letters.letters} == {len(r.sink.requests)}
     assert {x.error for x in r.dead_letters.letters} == {"connection refused"}
     assert flight.buried == 4
-
-
-OUTAGE = Again("status", "the API does not accept our credentials", "401", outage=True)
 
 
 async def test_wrong_credentials_never_bury_anything_however_little_patience_there_is() -> None:

@@ -35,6 +35,7 @@ class BodyEncoder:
 
     def __init__(self, settings: BodySettings, identify: Identify, format: Format) -> None:  # noqa: A002 - the setting's own name
         item = Template.parse(settings.item, ITEM_PLACEHOLDERS)
+        self.names = item.names
         head, tail = Template.parse(settings.envelope, ENVELOPE_PLACEHOLDERS).literals
         self._head, self._tail = head.encode(), tail.encode()
         self._separator = settings.separator.encode()

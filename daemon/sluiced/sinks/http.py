@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from io import BytesIO
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -14,13 +16,13 @@ from yarl import URL
 
 from .. import __version__
 from ..batch import Batch
-from ..errors import ConfigError, SluicedError
+from ..errors import SluicedError
 from ..identity import Identify
 from ..intake import Format
 from ..outcome import Again, Outcome, TooLarge
 from ..record import Record
-from ..units import Secret
 from .body import BodyEncoder, id_objections
+from .credentials import Credentials
 from .encoding import UnreadableError, compress, inflater
 from .http_settings import BATCH_PLACEHOLDERS, HttpSettings
 from .response import Answer, ResponseReader
@@ -49,10 +51,11 @@ class HttpSink:
         self._settings = settings
         self._name = name
         self._requests = requests or (lambda status, seconds: None)
+        self._credentials = Credentials(settings.headers)
         self._body = BodyEncoder(settings.body, identify, format)
-        self._reader = ResponseReader(settings, identify, self._scrub, time.time)
+        self._reader = ResponseReader(settings, identify, self._credentials.scrub, time.time)
         self._objections = list(self._body.objections)
-        if settings.response.id is not None and not self._objections:
+        if self._reader.by_id and "id" not in self._body.names:
             self._objections += id_objections(identify)
         self._url = Template.parse(settings.url, BATCH_PLACEHOLDERS)
         self._headers = {
@@ -62,7 +65,6 @@ class HttpSink:
         }
         templates = (self._url, *self._headers.values())
         self._one_topic = any("topic" in template.names for template in templates)
-        self._secrets: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -79,8 +81,8 @@ class HttpSink:
         return self._body.encode(batch)
 
     async def open(self) -> None:
-        """Makes ready to send; nothing is connected yet. Raises ConfigError for a missing secret."""
-        self._secrets = self._revealed()
+        """Makes ready to send; connects nothing yet. Raises ConfigError for a missing secret."""
+        self._credentials.reveal()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._tls() or True),
             # `connect` covers the name, the connection and TLS. The whole has its own deadline.
@@ -99,21 +101,14 @@ class HttpSink:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
             with anyio.fail_after(self._settings.connect_timeout):
-                stream = await anyio.connect_tcp(
-                    parts.hostname or "",
-                    port,
-                    tls=parts.scheme == "https",
-                    ssl_context=self._tls(),
-                    tls_standard_compatible=False,
-                )
-                await stream.aclose()
+                _, writer = await asyncio.open_connection(parts.hostname, port, ssl=self._tls())
+                writer.transport.abort()
         except TimeoutError:
             why = f"no connection within sink.connect_timeout ({self._settings.connect_timeout})"
         except ssl.SSLCertVerificationError as error:
             why = f"its certificate is not accepted: {error.verify_message}"
-        except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-            cause = error.__cause__ or error
-            why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        except OSError as error:
+            why = error.strerror or str(error) or type(error).__name__
         else:
             return
         raise SluicedError(
@@ -134,7 +129,7 @@ class HttpSink:
         outcome, status = await self._attempt(batch, body)
         self._requests(status, time.monotonic() - started)
         if isinstance(outcome, Again) and outcome.status in ("401", "403"):
-            self._renew_secrets()
+            self._credentials.renew()
         return outcome
 
     def _unsendable(self, batch: Batch) -> str | None:
@@ -179,7 +174,7 @@ class HttpSink:
             # Already encoded: what the operator wrote goes out byte for byte.
             URL(self._url.fill(values), encoded=True),
             headers=self._headers_of(batch, values),
-            data=body,
+            data=BytesIO(body),  # written piece by piece, as fast as the API reads
             allow_redirects=False,
         ) as response:
             try:
@@ -203,7 +198,7 @@ class HttpSink:
             headers["Content-Encoding"] = settings.compression
         for header, template in self._headers.items():
             headers[header] = template.fill(values)
-        headers.update(self._secrets)
+        headers.update(self._credentials.headers)
         if settings.idempotency_header is not None:
             key = f'"{batch.id}"' if settings.idempotency_quoted else batch.id
             headers[settings.idempotency_header] = key
@@ -233,45 +228,6 @@ class HttpSink:
         context = ssl.create_default_context()
         context.set_alpn_protocols(["http/1.1"])
         return context
-
-    def _revealed(self) -> dict[str, str]:
-        """The headers that are secrets, as they are to be sent. Raises ConfigError."""
-        found = {}
-        for header, value in self._settings.headers.items():
-            if not isinstance(value, Secret):
-                continue
-            try:
-                text = value.reveal()
-            except ValueError as error:
-                raise ConfigError(f"sink.headers.{header}: {error}") from None
-            if not (text.isascii() and text.isprintable()):
-                raise ConfigError(
-                    f"sink.headers.{header}: the secret ({value}) is not printable ASCII",
-                    "Store it as the API gave it out, without quotes or invisible characters.",
-                )
-            found[header] = text
-        return found
-
-    def _renew_secrets(self) -> None:
-        """Refused credentials may have been replaced on disk; if they cannot be had, the old ones
-        stay, and the API goes on saying what is wrong."""
-        try:
-            self._secrets = self._revealed()
-        except ConfigError:
-            return
-
-    def _scrub(self, text: str) -> str:
-        """A text of the API's, which may repeat what it was sent, without our secrets."""
-        for hidden in self._hidden():
-            text = text.replace(hidden, "***")
-        return text
-
-    def _hidden(self) -> Iterator[str]:
-        for header, text in self._secrets.items():
-            yield text
-            value = self._settings.headers[header]
-            if isinstance(value, Secret) and value.prefix:
-                yield text.removeprefix(value.prefix)
 
 
 def _lost(error: aiohttp.ClientError | OSError, origin: str) -> Again:

@@ -36,6 +36,7 @@ class ResponseReader:
         other = shape.on_error or shape
         self._items = ItemReader(shape, identify, scrub) if shape.per_item else None
         self._error_items = ItemReader(other, identify, scrub) if other.per_item else None
+        self.by_id = shape.id is not None or other.id is not None
         self._error = None if other.error is None else tokens_of(other.error)
         # Without items the lists are about the HTTP status.
         self._delivered = () if shape.per_item else shape.delivered

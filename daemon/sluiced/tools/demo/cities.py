@@ -44,7 +44,7 @@ def _pages() -> Iterator[dict[str, Any]]:
     taken: set[str] = set()
     for city in cache.get_cities().values():
         slug = _slug(f"{city['name']} {city['countrycode']}")
-        if slug in taken:  # thirteen San Fernandos in the Philippines alone
+        if slug in taken:  # the United States have eight Springfields
             slug = f"{slug}-{city['geonameid']}"
         taken.add(slug)
         country = countries[city["countrycode"]]["name"]
