@@ -31,7 +31,7 @@ ConfigPath = Annotated[
 
 
 def main() -> None:
-    """The entry point. A bug leaves with a traceback and exit code 1."""
+    """The entry point. A bug leaves with exit code 1 and a traceback; the daemon logs it."""
     try:
         app(prog_name="sluiced")
     except SluicedError as error:
@@ -65,8 +65,17 @@ def run(config: ConfigPath) -> None:
 
     loaded = load(config)
     from . import app as daemon
+    from .logs import get
 
-    raise typer.Exit(daemon.run(loaded, config))
+    try:
+        code = daemon.run(loaded, config)
+    except SluicedError:
+        raise
+    except Exception:
+        # Whoever reads the log of a service sees that it died, and of what, in one line.
+        get("sluiced").critical("crashed", exc_info=True)
+        code = 1
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -28,7 +28,7 @@ NO_LITERAL = (
 
 # What stands under such a key is not repeated in a message, even where it is no secret.
 _PRIVATE = re.compile(
-    r"passw|token|secret|authori[sz]ation|api[-_]?key|dsn|cookie|credential|headers\.|url", re.I
+    r"passw|token|secret|authori[sz]ation|api[-_]?key|dsn|cookie|credential|headers|url", re.I
 )
 _SUBJECT = re.compile(r"`?(\w+)`? (?=(?:must|is|has|holds|names|needs|takes)\b)")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -174,15 +174,13 @@ class Decoder:
 
 def joined(path: str, key: str) -> str:
     """The path of a key in the table at `path`; a key that TOML would quote is quoted."""
-    name = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+    name = key if _BARE_KEY.fullmatch(key) else _quoted(key)
     return f"{path}.{name}" if path else name
 
 
 def shown(path: str, value: object) -> str:
     """A value for a message: cut short, and hidden where the path or it may hold a secret."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    if not text.isprintable():
-        text = json.dumps(value, default=str)
+    text = _quoted(value)
     if _PRIVATE.search(path) or "://" in text or "@" in text:
         return "(not shown)"
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
@@ -210,7 +208,9 @@ def _unknown(key: str, known: list[str]) -> str:
 
 
 def _quoted(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """As JSON, which is near enough to TOML, and cannot steer a terminal."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if text.isprintable() else json.dumps(value, default=str)
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:

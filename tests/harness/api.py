@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -58,10 +59,8 @@ class Api:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         call = Call(dict(request.headers), body)
-        try:
+        with suppress(ValueError):
             call.items = json.loads(body)
-        except ValueError:
-            pass
         self.calls.append(call)
         answer = await self.answer(call) if self.answer else None
         if answer is None or answer.status < 300:

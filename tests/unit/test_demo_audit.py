@@ -45,7 +45,7 @@ class World:
         items = [
             {
                 "id": "-".join(map(str, at)) + suffix,
-                "source": {"timestamp": 0, **at._asdict()},
+                "source": at._asdict() | {"timestamp": 0},
                 "body": msgspec.Raw(value),
             }
             for at, value in rows

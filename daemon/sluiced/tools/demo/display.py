@@ -9,7 +9,8 @@ from typing import Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from .audit import Findings
@@ -34,13 +35,7 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description:14}"), BarColumn(40), MofNCompleteColumn(),
-            console=console,
-        )  # fmt: skip
-        names = ("produced", "delivered", "dead-lettered", "requests")
-        self._tasks = {name: self._progress.add_task(name, total=None) for name in names}
-        self._live = Live(self._progress, console=console, refresh_per_second=8, transient=True)
+        self._live = Live(console=console, refresh_per_second=8, transient=True)
         self._next_line = 0.0
 
     def say(self, text: str) -> None:
@@ -48,22 +43,13 @@ class Display:
 
     def update(self, figures: Figures) -> None:
         if self._console.is_terminal:
-            self._draw(figures)
+            self._live.update(_bars(figures))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY
             self.say(
                 f"  produced {figures.produced:,}  delivered {figures.delivered:,}  "
                 f"dead-lettered {figures.dead_lettered}  requests {figures.requests}"
             )
-
-    def _draw(self, figures: Figures) -> None:
-        for name, done, total in (
-            ("produced", figures.produced, figures.total),
-            ("delivered", figures.delivered, figures.total),
-            ("dead-lettered", figures.dead_lettered, None),
-            ("requests", figures.requests, None),
-        ):
-            self._progress.update(self._tasks[name], completed=done, total=total)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -77,6 +63,18 @@ class Display:
         _traceback: TracebackType | None,
     ) -> None:
         self._live.stop()
+
+
+def _bars(figures: Figures) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", width=14)
+    table.add_column(width=40)
+    table.add_column(justify="right", width=8)
+    for name, done in (("produced", figures.produced), ("delivered", figures.delivered)):
+        table.add_row(name, ProgressBar(figures.total, done), f"{done:,}")
+    table.add_row("dead-lettered", "", f"{figures.dead_lettered:,}")
+    table.add_row("requests", "", f"{figures.requests:,}")
+    return table
 
 
 def report(console: Console, findings: Findings, counts: Counts, seconds: float) -> None:
@@ -94,7 +92,7 @@ def report(console: Console, findings: Findings, counts: Counts, seconds: float)
         "duplicates": f"{findings.duplicates}",
         "sent again": f"{counts.existing} records after the crash; the API had them already",
         "visible after": f"p50 {findings.delay_p50:.2f} s, p99 {findings.delay_p99:.2f} s "
-        "from the record's timestamp",
+        "from the record's timestamp, the crash included",
         "time": f"{seconds:.1f} s",
         "audit": "holds: each record is in exactly one place" if good else "FAILED",
     }
@@ -102,6 +100,6 @@ def report(console: Console, findings: Findings, counts: Counts, seconds: float)
     for name, line in lines.items():
         colour = "bold" if not name else ("bold green" if good else "bold red") * (name == "audit")
         label = f"{name:>14}  " if name else "  "
-        console.print(Text(label, "dim") + Text(line, colour), soft_wrap=True)
+        console.print(Text.assemble((label, "dim"), (line, colour)), soft_wrap=True)
     for mistake in findings.wrong:
         console.print(Text(f"{'':16}{mistake}", "red"), soft_wrap=True)

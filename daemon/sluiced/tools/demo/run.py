@@ -79,11 +79,15 @@ class Demo:
     def __init__(self, home: Path, broker: str, admin: str) -> None:
         self.messages = messages(oversize=CAPS.bytes)
         self.letters: list[Letter] = []
-        self.api = BulkApi(home / "pages.sqlite", CAPS, before_answer=self._crash)
+        self._database = home / "pages.sqlite"
+        self.api = BulkApi(self._database, CAPS, before_answer=self._crash)
         self.daemon = Daemon(home / CONFIG, admin)
         self.stream = Stream(broker, TOPIC, PARTITIONS, DEAD)
-        self.addresses = {"broker": broker, "admin port": f"http://{admin}"}
-        self._home = home
+        self.addresses = {
+            "broker": broker,
+            "admin port": f"http://{admin}",
+            "database": str(self._database),
+        }
         self._crashed = False
 
     @classmethod
@@ -160,7 +164,7 @@ class Demo:
             self.daemon.fail(f"The daemon did not stop cleanly: status {status}.")
 
     def audit(self) -> Findings:
-        findings = audit(self._home / "pages.sqlite", self.stream.produced, self.letters)
+        findings = audit(self._database, self.stream.produced, self.letters)
         if not self._crashed:
             findings.wrong.append("the daemon was never killed, so nothing was shown")
         return findings

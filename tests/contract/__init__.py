@@ -1,0 +1,1 @@
+"""What a sink owes the core, held against servers that really misbehave."""

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import anyio
+import msgspec
+import pytest
+from trio.testing import MockClock
+
+from fakes import EPOCH, P0, P1, FakeSink, Log, Rig, after, hang, until
+from sluiced import __version__
+from sluiced.outcome import Again
+from sluiced.units import Duration, Size
+from sluiced.window import WindowSettings
+
+pytestmark = pytest.mark.anyio
+
+DOWN = Again("connection", "connection refused")
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+def rig(*script: object, then: object = None, **others: object) -> Rig:
+    sink = FakeSink(*script, **({} if then is None else {"then": then}))  # type: ignore[arg-type]
+    window = WindowSettings(max_records=10, max_age=Duration(2), max_bytes=Size(4096))
+    return Rig(sink, Log(P0, P1), window=window, drain=1.0, **others)  # type: ignore[arg-type]
+
+
+async def test_it_starts_runs_halts_and_drains() -> None:
+    r = rig(then=after(5.0))
+    assert r.status.state() == ("starting", "no partitions have been assigned yet")
+    async with r.running():
+        await anyio.sleep(1.0)
+        assert r.status.state() == ("running", "")
+        assert r.status.ready() is None
+        r.halt.set("too many were refused")
+        assert r.status.state() == ("halted", "too many were refused")
+        assert r.status.ready() == "halted: too many were refused"
+        assert r.status.live() is None, "a restart would not cure it"
+        r.pipeline.resume()
+        assert r.status.ready() is None
+        r.log.append(b"1")
+        await anyio.sleep(3.0)
+        r.stop.set()
+        await anyio.sleep(0.1)
+        assert r.status.state()[0] == "draining"
+        assert r.status.ready() is not None
+        assert r.status.live() is None
+
+
+async def test_an_outage_is_not_ready_but_alive_and_passes() -> None:
+    r = rig(*[DOWN] * 20)
+    async with r.running():
+        r.log.append(b"1")
+        await until(lambda: r.status.state()[0] == "outage")
+        assert r.status.ready() == "outage: connection refused"
+        assert r.status.live() is None
+        assert not r.status.gauges().sink_up
+        await until(lambda: r.status.state()[0] == "running")
+        assert r.status.gauges().sink_up
+
+
+async def test_after_a_revocation_it_is_starting_again() -> None:
+    r = rig()
+    async with r.running():
+        await anyio.sleep(1.0)
+        await r.source.revoke()
+        assert r.status.state()[0] == "starting"
+        assert r.status.gauges().checkpoints == {}
+
+
+async def test_a_batch_without_a_sign_of_life_is_told_by_its_id() -> None:
+    r = rig(hang)
+    async with r.running():
+        r.log.append(b"1")
+        await anyio.sleep(200.0)
+        assert r.status.live() is None
+        await anyio.sleep(100.0)
+        assert r.sink.requests[0].batch.id in (r.status.live() or "")
+        assert r.status.ready() == r.status.live()
+
+
+async def test_a_batch_that_is_tried_again_and_again_is_alive() -> None:
+    r = rig(then=DOWN)
+    async with r.running():
+        r.log.append(b"1")
+        for _ in range(100):
+            await anyio.sleep(100.0)
+            assert r.status.live() is None
+
+
+async def test_a_fetch_that_does_not_return_is_told() -> None:
+    r = rig()
+
+    async def stuck(*args: object) -> list[object]:
+        await anyio.sleep_forever()
+        return []
+
+    async with r.running():
+        await anyio.sleep(1.0)
+        r.source.fetch = stuck  # type: ignore[assignment, method-assign]
+        await anyio.sleep(170.0)
+        assert r.status.live() is None
+        await anyio.sleep(20.0)
+        assert "nothing was fetched" in (r.status.live() or "")
+
+
+async def test_a_task_that_died_is_told() -> None:
+    r = rig(ZeroDivisionError("bug"))
+    async with r.running():
+        r.log.append(b"1")
+        await until(lambda: r.pipeline.fatal)
+    assert r.status.live() == "a task has died: ZeroDivisionError"
+
+
+async def test_the_gauges_show_what_is_held_and_for_how_long() -> None:
+    r = rig(hang)
+    async with r.running():
+        r.log.append(*[b"12"] * 10)
+        await anyio.sleep(3.0)
+        r.log.append(b"12", b"12", tp=P1)
+        await anyio.sleep(7.0)
+        gauges = r.status.gauges()
+        assert (gauges.buffered_records, gauges.buffered_bytes) == (2, 4)
+        assert gauges.in_flight_batches == 1
+        assert gauges.oldest_unflushed_seconds == pytest.approx(10.0, abs=0.1)
+        assert gauges.memory_limit_bytes == r.pipeline.memory
+        assert gauges.checkpoints == {P0: 0, P1: 0}
+        assert gauges.lags == {P0: 10, P1: 2}
+
+
+async def test_an_empty_pipeline_holds_nothing_back() -> None:
+    r = rig()
+    async with r.running():
+        await anyio.sleep(10.0)
+        assert r.status.gauges().oldest_unflushed_seconds == 0
+
+
+async def test_lag_is_never_below_nothing_although_the_end_was_looked_up_a_while_ago() -> None:
+    r = rig()
+    async with r.running():
+        await anyio.sleep(6.0)
+        r.log.append(*[b"1"] * 10)
+        await until(lambda: r.committed == 10)
+        assert r.pipeline.ends[P0] == 0
+        assert r.status.gauges().lags[P0] == 0
+
+
+async def test_the_report_has_all_that_is_promised() -> None:
+    r = rig(then=after(8.0))
+    async with r.running():
+        r.log.append(*[b"12"] * 10)
+        await anyio.sleep(9.0)
+        r.log.append(*[b"12"] * 13)
+        await anyio.sleep(1.5)
+        report = r.status.report()
+    assert set(report) == {
+        "pipeline",
+        "version",
+        "state",
+        "reason",
+        "partitions",
+        "window",
+        "in_flight",
+        "totals",
+        "limits",
+        "last_error",
+    }
+    assert (report["pipeline"], report["version"]) == ("pages", __version__)
+    assert report["partitions"][0] == {
+        "topic": "pages",
+        "partition": 0,
+        "epoch": 1,
+        "position": 23,
+        "checkpoint": 10,
+        "end": 23,
+        "lag": 13,
+        "visible_until": "2023-11-14T22:13:20.000Z",
+    }
+    assert report["partitions"][1]["visible_until"] is None
+    window = report["window"]
+    assert (window["records"], window["bytes"]) == (3, 6)
+    assert 1.0 <= window["age_seconds"] <= 1.5
+    assert (window["max_records"], window["max_bytes"], window["max_age_seconds"]) == (
+        10,
+        4096,
+        2.0,
+    )
+    (flight,) = report["in_flight"]
+    assert flight["batch"] == r.sink.requests[1].batch.id
+    assert (flight["records"], flight["bytes"], flight["attempts"]) == (10, 20, 1)
+    assert report["totals"]["delivered"] == 10
+    assert {limit["name"] for limit in report["limits"]} == {"max_in_flight", "memory"}
+    msgspec.json.encode(report)
+
+
+async def test_the_last_error_is_shown_with_its_time() -> None:
+    r = rig(DOWN)
+    async with r.running():
+        r.log.append(b"1")
+        await until(lambda: r.committed == 1)
+        error = r.status.report()["last_error"]
+    assert error["text"] == "connection refused"
+    assert error["at"].startswith("2023-11-14T22:13:2")
+
+
+@pytest.mark.parametrize("timestamp", [10**18, 2**63 - 1, int(EPOCH * 1e6)])
+async def test_a_timestamp_that_is_no_time_of_this_world_does_not_spoil_the_page(
+    timestamp: int,
+) -> None:
+    # Producers may set any number; microseconds or nanoseconds for milliseconds is the usual one.
+    r = rig()
+    async with r.running():
+        r.log.append(b"1", timestamp=timestamp)
+        await until(lambda: r.committed == 1)
+        assert r.status.report()["partitions"][0]["visible_until"] is None
