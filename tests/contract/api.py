@@ -87,9 +87,7 @@ async def api(respond: Respond, tls: ssl.SSLContext | None = None) -> AsyncItera
         await runner.cleanup()
 
 
-def answering(
-    status: int = 200, body: Any = b"", headers: dict[str, str] | None = None
-) -> Respond:
+def answering(status: int = 200, body: Any = b"", headers: dict[str, str] | None = None) -> Respond:
     """The same answer for all. What is no bytes becomes JSON."""
     raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
 

@@ -75,9 +75,9 @@ async def test_without_items_any_2xx_delivers_the_batch(status: int) -> None:
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 async def test_a_redirect_is_unknown_and_not_followed(status: int) -> None:
-    async with api(answering(status, b"", {"Location": "/elsewhere"})) as server:
-        async with opened(http_settings(server.url)) as sink:
-            assert "sink.url" in unknown(await sink.send(batch_of(1)))
+    respond = answering(status, b"", {"Location": "/elsewhere"})
+    async with api(respond) as server, opened(http_settings(server.url)) as sink:
+        assert "sink.url" in unknown(await sink.send(batch_of(1)))
     assert len(server.requests) == 1
 
 
@@ -148,6 +148,7 @@ async def test_any_other_4xx_refuses_the_batch(status: int) -> None:
         ({"error": {"message": "no title"}}, "/error/message", "no title"),
         ({"error": {"code": 7}}, "/error", '{"code":7}'),
         (b"plain words\r\n of a proxy", "", "plain words of a proxy"),
+        (b"\x1b[2Jgone\x00", "", "?[2Jgone?"),
         (b"<html>", "/error", None),
         ({"detail": "x"}, "/error", None),
         ({"error": None}, "/error", None),

@@ -135,10 +135,9 @@ async def test_a_compressed_body_unpacks_to_the_plain_one(
         writer.write(OK + b"Content-Length: 0\r\nConnection: close\r\n\r\n")
 
     batch = batch_of([FakeRecord(value=b'"%s"' % (b"x" * size))])
-    async with socket_server(talk) as url:
-        async with opened(http_settings(url, compression=how)) as sink:
-            assert await sink.send(batch) == await sink.send(batch) == Answered([DELIVERED])
-            plain = sink.encode(batch)
+    async with socket_server(talk) as url, opened(http_settings(url, compression=how)) as sink:
+        assert await sink.send(batch) == await sink.send(batch) == Answered([DELIVERED])
+        plain = sink.encode(batch)
     heads, bodies = zip(*(request.split(b"\r\n\r\n", 1) for request in requests), strict=True)
     assert f"Content-Encoding: {how}".encode() in heads[0]
     assert unpack(bodies[0]) == plain
@@ -265,9 +264,8 @@ async def test_a_server_that_does_not_read_is_left_at_the_deadline() -> None:
         await asyncio.Event().wait()
 
     batch = batch_of([FakeRecord(offset=n, value=b'"%s"' % (b"x" * 900_000)) for n in range(10)])
-    async with socket_server(talk) as url:
-        async with opened(http_settings(url, timeout="200ms")) as sink:
-            again(await sink.send(batch), "timeout")
+    async with socket_server(talk) as url, opened(http_settings(url, timeout="200ms")) as sink:
+        again(await sink.send(batch), "timeout")
 
 
 async def test_a_connection_that_is_not_accepted_is_left_at_its_own_deadline() -> None:

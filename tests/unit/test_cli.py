@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -175,17 +173,20 @@ def test_run_ends_with_1_and_no_traceback_where_the_admin_port_is_taken(
     assert "Traceback" not in ended.stderr
 
 
-def test_a_bug_is_logged_with_its_traceback_and_ends_with_1(
-    pages: Path, sluiced: Sluiced, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def break_down(work: Coroutine[Any, Any, None]) -> None:
-        work.close()
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr(asyncio, "run", break_down)
-    ended = sluiced("run", pages)
-    assert ended.code == 1
-    last = json.loads(ended.err.splitlines()[-1])
+def test_a_bug_is_logged_with_its_traceback_and_ends_with_1(pages: Path) -> None:
+    program = """
+import asyncio
+from sluiced.cli import main
+def break_down(work):
+    work.close()
+    raise ZeroDivisionError("a bug")
+asyncio.run = break_down
+main()
+"""
+    command = [sys.executable, "-c", program, "run", str(pages)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    last = json.loads(ended.stderr.splitlines()[-1])
     assert last["event"] == "crashed"
     assert "ZeroDivisionError: a bug" in last["exception"]
 

@@ -155,7 +155,7 @@ def test_an_error_names_the_file_the_key_the_value_and_what_to_write(refusal: Re
         ({"window__max_age": 2}, "window.max_age = 2: expected a duration"),
         ({"window__max_age": "0s"}, 'window.max_age = "0s": must be more than 0s'),
         ({"window__collapse": "yes"}, 'window.collapse = "yes": expected true or false'),
-        ({"window": 3}, "window = 3: expected a table"),
+        ({"window": 3}, "window = 3: expected a table\n"),
         ({"kafka__topics": []}, "kafka.topics = []: expected a list that is not empty"),
         ({"kafka__topics": ["a", 3]}, "kafka.topics[1]: expected a string"),
         ({"kafka__start_at": "end"}, 'start_at = "end": expected one of "earliest", "latest"'),
@@ -262,6 +262,7 @@ def test_of_a_sink_that_comes_later_nothing_else_is_complained_about(refusal: Re
         {"sink__headers": {"X-Api-Key": ["hunter2"]}},
         {"sink__headers": "Authorization: hunter2"},
         {"sink__url": "https://u:hunter2@cms.example.com/bulk"},
+        {"sink__url": "cms.example.com/bulk?key=hunter2"},
         {"sink__url": "ftp://cms.example.com/bulk?token=hunter2"},
         {"sink__url": "https://cms.example.com/bulk?token=hunter2"},
         {"sink": {"type": "postgres", "dsn": "postgres://u:hunter2@db/x"}},
@@ -283,6 +284,13 @@ def test_a_literal_secret_is_answered_with_where_it_may_stand(refusal: Refusal) 
     assert 'kafka.sasl.password: a secret never stands in this file; write { env = "NAME" }' in (
         refusal(kafka__sasl=sasl)
     )
+
+
+def test_a_literal_in_a_header_for_secrets_is_refused_by_the_headers_name(
+    refusal: Refusal,
+) -> None:
+    said = refusal(sink__headers={"Authorization": "Bearer hunter2"})
+    assert "  sink.headers: Authorization is taken for a secret" in said
 
 
 def test_a_secret_that_is_not_there_is_found_when_the_file_is_loaded(

@@ -102,7 +102,10 @@ class ShapeSettings(Settings, frozen=True):
         if not self.per_item and (self.status is not None or self.id is not None):
             raise ValueError("status and id point into one item; set items to where the items are")
         if both := sorted({str(s) for s in self.delivered} & {str(s) for s in self.retry}):
-            raise ValueError(f"{both[0]} is in delivered and in retry; remove it from one of them")
+            raise ValueError(
+                f"{both[0]} is in delivered and in retry, of which one may be the default; "
+                "write both lists without it in one"
+            )
 
     @property
     def per_item(self) -> bool:

@@ -42,7 +42,9 @@ def excerpt(value: Any, scrub: Scrub) -> str:
     """An API's explanation, of whatever JSON type, as one line that may be shown."""
     text = value if isinstance(value, str) else _encode(value).decode()
     # Scrubbed before it is cut, so that no half of a secret is left at the end.
-    return " ".join(scrub(text).split())[:LONGEST_TEXT]
+    line = " ".join(scrub(text).split())[:LONGEST_TEXT]
+    # It may end up on a terminal, which obeys some of what cannot be printed.
+    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
 
 
 class ItemReader:

@@ -255,7 +255,7 @@ class BulkApi:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             return message(413, f"the body is larger than {self._caps.bytes} bytes")
-        if False:
+        if key in self._in_flight:
             return message(409, "a request with this Idempotency-Key is still in flight")
         self._in_flight.add(key)
         try:
