@@ -18,7 +18,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 from . import __version__, logs, notify
 from .admin import Admin
 from .burial import Burial, Halt
-from .config import Config
+from .config import Config, conflicts
 from .delivery import Delivery
 from .errors import BurialError, SluicedError
 from .gate import Gate
@@ -206,6 +206,8 @@ def run(config: Config, path: Path) -> int:
     """`sluiced run`: the exit code. Errors are logged, and shown as text by the caller."""
     logs.configure(config.log)
     log.info("starting", version=__version__, pipeline=config.name, config=str(path))
+    for problem in conflicts(config):
+        log.warning("configuration", key=problem.key, text=problem.text)
     clean = asyncio.run(_unwrapped(config))
     log.info("stopped", clean=clean)
     return 0 if clean else 1

@@ -7,6 +7,8 @@ from heapq import heappop, heappush
 
 from .record import TopicPartition
 
+LATEST = 253_402_300_799_999  # the last ms of the year 9999
+
 
 class Freshness:
     """Per partition, the timestamp (ms) of the newest record of the settled prefix."""
@@ -18,9 +20,10 @@ class Freshness:
     def settled(self, tp: TopicPartition, last_offset: int, timestamp: int) -> None:
         """Everything of a batch up to `last_offset` is done; `timestamp` is that record's.
 
-        A negative one means that the record has none, which says nothing.
+        One that is no time says nothing: a negative one means that the record has none, and one
+        beyond the calendar comes from a producer that writes microseconds.
         """
-        if timestamp >= 0:
+        if 0 <= timestamp <= LATEST:
             heappush(self._pending.setdefault(tp, []), (last_offset, timestamp))
 
     def advance(self, tp: TopicPartition, checkpoint: int) -> None:

@@ -85,7 +85,7 @@ class Pipeline:
         self.waiting: deque[Batch] = deque()
         self.flights: dict[str, Flight] = {}
         self.member = False  # between an assignment and its revocation
-        self.stopping = False
+        self.draining = False
         self.last_turn = clock()
         self.ends: Mapping[TopicPartition, int] = {}
         self.fatal: Exception | None = None
@@ -98,6 +98,9 @@ class Pipeline:
         self._left = Bell()  # something has left the line
         self._done = Bell()  # there may be something to commit
         self._end = anyio.Event()
+        self._told = anyio.Event()  # the `stop` of run()
+        self._served: dict[TopicPartition | None, int] = {}  # the turn in which each had its last
+        self._turn = 0
         self._moved: dict[TopicPartition, tuple[int, float]] = {}
 
     # --- life ---------------------------------------------------------------------------------
@@ -107,6 +110,7 @@ class Pipeline:
 
         Raises the fatal error, after the drain.
         """
+        self._told = stop
         async with anyio.create_task_group() as self._tasks:
             for loop in (self._fetch, self._release, self._commit, self._observe):
                 self._tasks.start_soon(self._guard, loop)
@@ -116,6 +120,11 @@ class Pipeline:
             self._tasks.cancel_scope.cancel()
         if self.fatal is not None:
             raise self.fatal
+
+    @property
+    def stopping(self) -> bool:
+        """From the very moment of the signal, before any task has taken notice."""
+        return self.draining or self._told.is_set() or self._end.is_set()
 
     async def _pass_on(self, stop: anyio.Event) -> None:
         await stop.wait()
@@ -191,6 +200,7 @@ class Pipeline:
             self.metrics.skipped(tp.topic, "tombstone", len(checked.skipped))
             self.ledger.settle([Span(tp, epoch, ranges_of(checked.skipped))])
         if checked.invalid:
+            self._burying[id(checked.invalid)] = _footprint(checked.invalid)
             self._tasks.start_soon(self._bury_invalid, tp, epoch, checked.invalid)
         if checked.accepted:
             run = Run(tp, epoch, checked.accepted)
@@ -209,8 +219,6 @@ class Pipeline:
         self, tp: TopicPartition, epoch: int, invalid: Sequence[tuple[Record, str]]
     ) -> None:
         records = [record for record, _ in invalid]
-        key = id(invalid)
-        self._burying[key] = footprint_of(records, size_of(records))
         try:
             letters = [DeadLetter(record, "invalid", error) for record, error in invalid]
             while not await self.burial.bury(letters):
@@ -219,7 +227,7 @@ class Pipeline:
         except Exception as error:
             self._fail(error)
         finally:
-            del self._burying[key]
+            del self._burying[id(invalid)]
             self._left.ring()
 
     # --- batches go out -----------------------------------------------------------------------
@@ -229,7 +237,8 @@ class Pipeline:
             if batch := self._next_batch():
                 self._launch(batch)
                 continue
-            due = self.windows.due_at() if self.gate.free else None
+            held = not self.gate.free or self.burial.halt.reason
+            due = None if held else self.windows.due_at()
             await self._work.heard(None if due is None else max(0.0, due - self.clock()))
 
     def _next_batch(self) -> Batch | None:
@@ -240,7 +249,24 @@ class Pipeline:
         """
         if not self.gate.free or self.burial.halt.reason:
             return None
-        return self.waiting.popleft() if self.waiting else self.windows.close_due(self.clock())
+        heads: dict[TopicPartition | None, int] = {}
+        for place, batch in enumerate(self.waiting):
+            heads.setdefault(self._queue_of(batch), place)
+        queues = [*heads, *(key for key in self.windows.due(self.clock()) if key not in heads)]
+        if not queues:
+            return None
+        # Whoever was served longest ago is next: a busy partition cannot starve a quiet one.
+        key = min(queues, key=lambda queue: self._served.get(queue, 0))
+        self._turn += 1
+        self._served[key] = self._turn
+        if key not in heads:
+            return self.windows.close(key, "age")
+        batch = self.waiting[heads[key]]
+        del self.waiting[heads[key]]
+        return batch
+
+    def _queue_of(self, batch: Batch) -> TopicPartition | None:
+        return None if self.windows.shared else batch.spans[0].tp
 
     def _launch(self, batch: Batch) -> None:
         self.gate.enter()
@@ -284,20 +310,25 @@ class Pipeline:
 
     async def commit(self, timeout: float) -> CommitOutcome:
         """Commits the newest state, if it is news. At most one commit is under way at a time."""
-        async with self._committing:
-            due = self.ledger.checkpoints()
-            if not due or self.burial.halt.reason:
-                return "ok"
-            marks = {tp: Mark(epoch, offset) for tp, (epoch, offset) in due.items()}
-            outcome = await self.checkpoint.commit(marks, timeout)
-            self.metrics.committed(outcome)
-            if outcome != "ok":
-                log.warning("commit_not_acknowledged", outcome=outcome)
-                return outcome
-            for tp, mark in marks.items():
-                self.ledger.committed(tp, mark.epoch, mark.offset)
-                self.freshness.advance(tp, mark.offset)
+        with anyio.move_on_after(timeout):
+            async with self._committing:
+                return await self._commit_newest(timeout)
+        return "unknown"
+
+    async def _commit_newest(self, timeout: float) -> CommitOutcome:
+        due = self.ledger.checkpoints()
+        if not due or self.burial.halt.reason:
+            return "ok"
+        marks = {tp: Mark(epoch, offset) for tp, (epoch, offset) in due.items()}
+        outcome = await self.checkpoint.commit(marks, timeout)
+        self.metrics.committed(outcome)
+        if outcome != "ok":
+            log.warning("commit_not_acknowledged", outcome=outcome)
             return outcome
+        for tp, mark in marks.items():
+            self.ledger.committed(tp, mark.epoch, mark.offset)
+            self.freshness.advance(tp, mark.offset)
+        return outcome
 
     # --- membership ---------------------------------------------------------------------------
 
@@ -329,7 +360,7 @@ class Pipeline:
 
     async def _drain_and_commit(self) -> None:
         """The one way to stop: what is open goes out, within one deadline, and is committed."""
-        self.stopping = True
+        self.draining = True
         log.info("draining", in_flight=len(self.flights), seconds=self.drain)
         self.waiting.extend(self.windows.close_all("drain"))
         self._work.ring()
@@ -380,3 +411,8 @@ class Pipeline:
                 "The daemon ends so that it is started afresh; look at the broker's log if it "
                 "happens again.",
             )
+
+
+def _footprint(invalid: Sequence[tuple[Record, str]]) -> int:
+    records = [record for record, _ in invalid]
+    return footprint_of(records, size_of(records))

@@ -138,6 +138,10 @@ class Status:
         }
 
 
-def _rfc3339(seconds: float) -> str:
-    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+def _rfc3339(seconds: float) -> str | None:
+    """None for a time that no calendar has: a producer may set any number as a timestamp."""
+    try:
+        text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return None
     return text.replace("+00:00", "Z")

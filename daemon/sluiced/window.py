@@ -184,12 +184,13 @@ class Windows:
     def opened_at(self) -> float | None:
         return min((w.opened_at for w in self if w.opened_at is not None), default=None)
 
-    def close_due(self, now: float) -> Batch | None:
-        """Closes the window that is longest overdue, if one is."""
-        due = [(at, i, w) for i, w in enumerate(self) if (at := w.due_at()) is not None]
-        if not due or min(due)[0] > now:
-            return None
-        return min(due)[2].close("age")
+    def due(self, now: float) -> list[TopicPartition | None]:
+        """The keys of the windows that are old enough to close: a partition, None for the one over
+        all."""
+        return [key for key, w in self._windows.items() if (w.due_at() or now + 1) <= now]
+
+    def close(self, key: TopicPartition | None, why: ClosedBy) -> Batch | None:
+        return self._windows[key].close(why)
 
     def close_all(self, why: ClosedBy) -> list[Batch]:
         return [batch for w in self if (batch := w.close(why))]

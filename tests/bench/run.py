@@ -27,10 +27,12 @@ from .stalled import Stall, stall
 CPU_AT_MOST = {TEXT.name: 1.3, JSON.name: 1.6}
 STALLS = [(250_000, 5_000_000_000), (250, 1_000_000_000)]  # bytes: of a record, of all waiting
 PROFILE_LINES = 25
+QUIET_LOAD = 0.5
 
 
 def main() -> None:
     options = _options()
+    _warn_of_company()
     with tempfile.TemporaryDirectory() as directory, Server() as server:
         if options.profile:
             _profile(server, options.records, options.profile, Path(directory))
@@ -102,7 +104,14 @@ def _profile(server: Server, records: int, record_format: str, directory: Path) 
         site = _site(broker, server, records, directory)
         command = daemon(site, unique("bench"), record_format=record_format, launcher=launcher)
         measure(server, command, records)
+    print(f"garbage collector: {Path(f'{target}.gc').read_text()}; epoll.poll is waiting, not work")
     pstats.Stats(str(target)).sort_stats("tottime").print_stats(PROFILE_LINES)
+
+
+def _warn_of_company() -> None:
+    """The contestants, the broker and the server need two cores for themselves."""
+    if (load := os.getloadavg()[0]) > QUIET_LOAD:
+        _say(f"load average {load:.1f}: something else is running, and the figures will suffer")
 
 
 def _say(text: str) -> None:

@@ -162,7 +162,8 @@ class Server:
         if not (port := self._process.stdout.readline()):
             self.stop()
             raise RuntimeError("the server did not start; what it printed says why")
-        self.url = f"http://127.0.0.1:{int(port)}"
+        self.port = int(port)
+        self.url = f"http://127.0.0.1:{self.port}"
         return self
 
     def stop(self) -> None:

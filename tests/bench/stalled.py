@@ -25,12 +25,12 @@ BUDGET = 256 * 1024**2  # limits.memory, the default
 ALLOWANCE = 120 * 1000**2  # for the interpreter, the libraries and what malloc keeps
 
 _WINDOW = 'max_records = 1_000_000\nmax_bytes = "64MiB"'
-_SINK = 'max_records = 1_000_000\nmax_bytes = "80MiB"\ntimeout = "5s"'
+_SINK = 'max_records = 1_000_000\nmax_bytes = "80MiB"\ntimeout = "3s"'
 
 _POLL_SECONDS = 0.5
-_FLAT_SECONDS = 12.0  # two attempts at the sink
+_FLAT_SECONDS = 8.0  # two attempts at the sink
 _FLAT_BYTES = 1_000_000
-_AT_MOST_SECONDS = 75.0
+_AT_MOST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,14 @@ async def test_a_request_over_the_rate_is_told_how_many_seconds_to_wait(tmp_path
         assert client.api.counts.throttled == 2
 
 
+async def test_a_long_silence_saves_up_no_more_than_the_burst(tmp_path: Path) -> None:
+    caps = Caps(items=1, bytes=2_000, rate=1, burst=2)
+    async for client in Client(tmp_path / "pages.sqlite").open(caps):
+        client.now = 1_000.0
+        answers = [await client.send(envelope(item(n)), key=str(n)) for n in range(3)]
+        assert [status for status, *_ in answers] == [200, 200, 429]
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"requests":[{"id":1}]}'])
 async def test_a_body_that_is_no_envelope_is_refused_as_a_whole(
     client: Client, body: bytes

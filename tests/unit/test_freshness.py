@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from fakes import P0, P1
 from sluiced.freshness import Freshness
 
@@ -30,11 +32,13 @@ def test_a_producer_whose_clock_runs_backwards_does_not_take_it_back() -> None:
     assert fresh.until(P0) == 2000
 
 
-def test_a_record_without_a_timestamp_says_nothing_about_time() -> None:
+@pytest.mark.parametrize("timestamp", [-1, 10**18, 2**63 - 1, 1_700_000_000_000_000])
+def test_a_timestamp_that_is_no_time_says_nothing(timestamp: int) -> None:
     fresh = Freshness()
-    fresh.settled(P0, 9, -1)
-    fresh.advance(P0, 10)
-    assert fresh.until(P0) is None
+    fresh.settled(P0, 9, 1000)
+    fresh.settled(P0, 19, timestamp)
+    fresh.advance(P0, 20)
+    assert fresh.until(P0) == 1000
 
 
 def test_partitions_are_apart_and_a_revoked_one_is_forgotten() -> None:

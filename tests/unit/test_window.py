@@ -277,26 +277,27 @@ def test_a_window_for_each_partition_never_mixes_them() -> None:
     assert (ws.records, ws.bytes) == (1, 1)
 
 
-def test_each_window_has_its_own_age_and_the_longest_overdue_closes_first() -> None:
+def test_each_window_has_its_own_age() -> None:
     ws = windows(span="partition", max_age=2.0)
     ws.add(run(1, tp=P1), 10.0)
     ws.add(run(1), 11.0)
     assert ws.due_at() == 12.0
     assert ws.opened_at() == 10.0
-    assert ws.close_due(11.9) is None
-    first, second, third = ws.close_due(20.0), ws.close_due(20.0), ws.close_due(20.0)
+    assert ws.due(11.9) == []
+    assert ws.due(12.5) == [P1]
+    assert set(ws.due(20.0)) == {P0, P1}
+    first = ws.close(P1, "age")
     assert first is not None
-    assert second is not None
-    assert (first.spans[0].tp, second.spans[0].tp, third) == (P1, P0, None)
-    assert first.closed_by == "age"
-    assert ws.due_at() is None
+    assert (first.spans[0].tp, first.closed_by) == (P1, "age")
+    assert ws.due(20.0) == [P0]
+    assert ws.due_at() == 13.0
 
 
 def test_a_window_is_due_at_its_age_and_not_before() -> None:
     ws = windows(max_age=2.0)
     ws.add(run(1), 10.0)
-    assert ws.close_due(12.0 - 1e-6) is None
-    assert ws.close_due(12.0) is not None
+    assert ws.due(12.0 - 1e-6) == []
+    assert ws.due(12.0) == [None]
 
 
 def test_closing_all_leaves_nothing_open() -> None:

@@ -313,10 +313,11 @@ class KafkaSource(ConsumerRebalanceListener):
         if not current:
             return "failed"
         task = asyncio.ensure_future(self._send_commit(current, generation))
-        with anyio.move_on_after(timeout):
-            await asyncio.wait([task])
-        if not task.done():
-            task.cancel()
+        try:
+            await asyncio.wait([task], timeout=timeout)
+        finally:
+            abandoned = task.cancel()  # it may have landed all the same
+        if abandoned:
             return "unknown"
         if (error := task.exception()) is None:
             return "ok" if len(current) == len(marks) else "failed"

@@ -180,7 +180,7 @@ class HttpSink:
             try:
                 return Answer(response.status, response.headers, await self._read(response))
             except UnreadableError as error:
-                response.close()  # what is left of the answer is in the way of the next one
+                # Leaving here closes a connection on which there is still something to read.
                 return Answer(response.status, response.headers, problem=str(error))
 
     def _headers_of(self, batch: Batch, values: dict[str, str]) -> CIMultiDict[str]:
