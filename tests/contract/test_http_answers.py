@@ -106,6 +106,16 @@ async def test_a_status_may_be_added_to_what_is_asked_again() -> None:
     assert not throttled_by_403.outage
 
 
+@pytest.mark.parametrize("status", [408, 425, 500])
+async def test_what_is_no_verdict_by_its_nature_is_asked_again_in_no_list(status: int) -> None:
+    assert isinstance(await asked(status, response={"retry": []}), Again)
+
+
+async def test_delivered_is_about_items_where_there_are_items() -> None:
+    response = {**STATUS, "delivered": [200, 409]}
+    assert isinstance(await asked(409, b"nothing of it", response=response), Refused)
+
+
 async def test_429_is_throttling_even_where_retry_does_not_name_it() -> None:
     for retry in ([429], [503]):
         outcome = await asked(429, headers={"Retry-After": "3"}, response={"retry": retry})
@@ -204,6 +214,14 @@ def test_retry_after_is_read_in_all_its_forms(headers: dict[str, str], seconds: 
     assert retry_after(headers, NOW) == (seconds if seconds is None else pytest.approx(seconds))
 
 
+def test_a_date_without_a_zone_is_universal_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        assert retry_after({"retry-after": "Tue, 14 Nov 2023 22:15:00"}, NOW) == 100
+    time.tzset()
+
+
 @given(st.text(max_size=40))
 @steady
 def test_no_retry_after_breaks_the_sink(text: str) -> None:
@@ -240,6 +258,11 @@ async def test_each_item_is_judged_by_its_status() -> None:
 )
 def test_a_status_means_what_its_class_says_where_no_list_names_it(status: Any, fate: str) -> None:
     assert fates(read(STATUS, {"responses": [{"status": status}]}, of=1)) == fate
+
+
+def test_the_classes_have_their_bounds() -> None:
+    items = {"responses": [{"status": s} for s in (400, 499, 500, 599)]}
+    assert fates(read({**STATUS, "retry": []}, items, of=4)) == "rrtt"
 
 
 def test_the_lists_go_before_the_classes() -> None:
@@ -424,6 +447,7 @@ async def test_a_4xx_that_judges_items_is_no_refusal_of_the_batch() -> None:
         {"responses": []},
         {"responses": {}},
         {"responses": [{"status": 422}]},
+        {"responses": [{"status": 422}] * 4},
         {"responses": [{"status": 302}] * 3},
         {"error": "nope"},
     ],

@@ -33,7 +33,7 @@ from contract.api import (
 from fakes import FakeRecord
 from sluiced.errors import ConfigError, SluicedError
 from sluiced.outcome import DELIVERED, Again, Answered, Outcome, TooLarge
-from sluiced.sinks.encoding import compress
+from sluiced.sinks.encoding import compress, inflater
 from sluiced.sinks.http import HttpSink
 
 pytestmark = pytest.mark.anyio
@@ -468,6 +468,12 @@ async def test_an_answer_that_never_ends_is_left_at_the_cap() -> None:
     async with socket_server(talk) as url:
         outcome = again(await sent(url, response={"max_bytes": "1MiB"}), "unknown")
     assert "sink.response.max_bytes" in outcome.error
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_unpacking_gives_no_more_than_there_is_room_for_and_one(coding: str) -> None:
+    data = gzip.compress(b"x" * 9) if coding == "gzip" else b"x" * 9
+    assert inflater(coding).feed(data, 3) == b"x" * 4
 
 
 @pytest.mark.parametrize("packed", [False, True])

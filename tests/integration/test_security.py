@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,18 @@ from sluiced.errors import ConfigError, SourceError
 from sluiced.kafka import KafkaSettings, SaslSettings, TlsSettings, describe
 from sluiced.units import Secret
 
-pytestmark = pytest.mark.anyio
+# aiokafka leaves the sockets of refused handshakes to the garbage collector.
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What a test leaves behind is found in that test."""
+    yield
+    gc.collect()
 
 
 def settings(

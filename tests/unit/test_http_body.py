@@ -144,6 +144,10 @@ def test_a_value_on_several_lines_is_put_on_one(item: str, how: dict[str, str]) 
     assert [v["v"] if "id" in item else v for v in values] == [{"a": "x\ny"}, [1]]
 
 
+def test_a_lone_carriage_return_is_a_line_break_too() -> None:
+    assert encoded([FakeRecord(value=b"[\r1]")], body=LINES) == b"[ 1]\n"
+
+
 def test_line_breaks_are_kept_where_they_separate_nothing() -> None:
     assert encoded([FakeRecord(value=b"[\n1]")]) == b"[[\n1]]"
 

@@ -285,19 +285,23 @@ def test_each_window_has_its_own_age() -> None:
     assert ws.opened_at() == 10.0
     assert ws.due(11.9) == []
     assert ws.due(12.5) == [P1]
-    assert set(ws.due(20.0)) == {P0, P1}
-    first = ws.close(P1, "age")
-    assert first is not None
-    assert (first.spans[0].tp, first.closed_by) == (P1, "age")
-    assert ws.due(20.0) == [P0]
-    assert ws.due_at() == 13.0
+    assert set(ws.due(13.0)) == {P0, P1}
+    batch = ws.close(P1, "age")
+    assert batch is not None
+    assert (batch.spans[0].tp, batch.closed_by) == (P1, "age")
+    assert ws.due(13.0) == [P0]
+    assert ws.close(P0, "age") is not None
+    assert ws.due_at() is None
 
 
 def test_a_window_is_due_at_its_age_and_not_before() -> None:
     ws = windows(max_age=2.0)
+    assert ws.due(10.0) == []
     ws.add(run(1), 10.0)
     assert ws.due(12.0 - 1e-6) == []
     assert ws.due(12.0) == [None]
+    assert ws.close(None, "age") is not None
+    assert ws.due(100.0) == []
 
 
 def test_closing_all_leaves_nothing_open() -> None:
