@@ -169,10 +169,11 @@ class Pipeline:
         return [tp for tp in tps if tp not in behind]
 
     def occupied(self) -> int:
-        """Bytes that records take up now. What is in flight counts its request's body as well."""
+        """Bytes that records take up now or soon will: each counts for its request's body too."""
         return (
             self.windows.footprint
-            + sum(b.footprint for b in self.waiting)
+            + self.windows.bytes
+            + sum(b.footprint + b.size for b in self.waiting)
             + sum(f.batch.footprint + f.batch.size for f in self.flights.values())
             + sum(self._burying.values())
         )
@@ -310,10 +311,15 @@ class Pipeline:
 
     async def commit(self, timeout: float) -> CommitOutcome:
         """Commits the newest state, if it is news. At most one commit is under way at a time."""
-        with anyio.move_on_after(timeout):
-            async with self._committing:
-                return await self._commit_newest(timeout)
-        return "unknown"
+        deadline = self.clock() + timeout
+        with anyio.move_on_after(timeout) as turn:
+            await self._committing.acquire()
+        if turn.cancelled_caught:
+            return "unknown"
+        try:
+            return await self._commit_newest(deadline - self.clock())
+        finally:
+            self._committing.release()
 
     async def _commit_newest(self, timeout: float) -> CommitOutcome:
         due = self.ledger.checkpoints()

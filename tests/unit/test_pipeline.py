@@ -658,6 +658,16 @@ async def test_a_commit_that_is_not_acknowledged_is_made_again(outcome: str) -> 
     assert r.count("commits_total", outcome="ok") == 1
 
 
+async def test_a_commit_that_takes_too_long_is_counted_as_unknown_and_made_again() -> None:
+    r = rig(10)
+    r.source.commit_takes = 3600.0
+    async with r.running():
+        await anyio.sleep(35.0)
+        assert r.count("commits_total", outcome="unknown") == 3
+        r.source.commit_takes = 0.0
+        await until(lambda: r.committed == 10)
+
+
 async def test_while_commits_fail_delivery_goes_on() -> None:
     r = rig(100)
     r.source.outcomes = ["failed"] * 50

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
-from io import BytesIO
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -32,6 +31,10 @@ __all__ = ["HttpSettings", "HttpSink"]
 
 # From this many bytes on, compressing takes milliseconds, in which the event loop has other work.
 _LARGE_BODY = 64 * 1024
+
+# A larger body is handed over in pieces, as fast as the API reads: what a transport is given and
+# cannot send yet, it copies.
+_PIECE = 256 * 1024
 
 
 class HttpSink:
@@ -173,8 +176,8 @@ class HttpSink:
             self._settings.method,
             # Already encoded: what the operator wrote goes out byte for byte.
             URL(self._url.fill(values), encoded=True),
-            headers=self._headers_of(batch, values),
-            data=BytesIO(body),  # written piece by piece, as fast as the API reads
+            headers=self._headers_of(batch, values, len(body)),
+            data=body if len(body) <= _PIECE else _pieces(body),
             allow_redirects=False,
         ) as response:
             try:
@@ -183,12 +186,13 @@ class HttpSink:
                 # Leaving here closes a connection on which there is still something to read.
                 return Answer(response.status, response.headers, problem=str(error))
 
-    def _headers_of(self, batch: Batch, values: dict[str, str]) -> CIMultiDict[str]:
+    def _headers_of(self, batch: Batch, values: dict[str, str], length: int) -> CIMultiDict[str]:
         settings = self._settings
         headers = CIMultiDict(
             {
                 "User-Agent": f"sluiced/{__version__}",
                 "Accept-Encoding": "gzip",
+                "Content-Length": str(length),
                 "Content-Type": "application/x-ndjson"
                 if settings.body.lines
                 else "application/json",
@@ -248,3 +252,9 @@ def _lost(error: aiohttp.ClientError | OSError, origin: str) -> Again:
             return Again("unknown", f"what {origin} answered is not HTTP")
         case _:
             return Again("connection", f"{origin} closed the connection without an answer")
+
+
+async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
+    view = memoryview(body)
+    for start in range(0, len(body), _PIECE):
+        yield view[start : start + _PIECE]
