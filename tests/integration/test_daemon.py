@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import anyio
@@ -351,3 +353,26 @@ async def test_a_dead_letter_that_the_broker_finds_too_large_becomes_a_stub(
     assert [x.value for x in stubs] == [
         b'{"topic":"%s","partition":0,"offset":1,"size":150000}' % stream.topic.encode()
     ]
+
+
+async def test_check_connect_names_what_it_reached_or_what_is_missing(
+    kafka: Kafka, tmp_path: Path
+) -> None:
+    stream = await make_stream(kafka, tmp_path)
+
+    async def check(api: Api, **values: str) -> tuple[int, str]:
+        path = stream.daemon(api, **values).path
+        command = [sys.executable, "-m", "sluiced", "check", str(path), "--connect"]
+        done = await anyio.run_process(command, check=False, stderr=subprocess.STDOUT)
+        return done.returncode, done.stdout.decode()
+
+    async with Api() as api:
+        code, text = await check(api)
+        assert code == 0
+        assert f"topic {stream.topic}: 4 partitions" in text
+        code, text = await check(api, dead="nowhere.dead")
+        assert (code, "nowhere.dead does not exist" in text) == (2, True)
+        assert api.calls == [], "nothing is sent"
+    code, text = await check(api)
+    assert (code, "cannot reach the sink at http://127.0.0.1" in text) == (2, True)
+    assert "Traceback" not in text
