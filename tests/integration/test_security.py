@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from brokers.base import unique
+from brokers.base import Message, unique
 from brokers.kafka import Kafka
 from brokers.security import PASSWORD, USER, oauth_token
+from harness.api import Api
+from harness.daemon import until
+from harness.stream import make_stream
 from sluiced.errors import ConfigError, SourceError
 from sluiced.kafka import KafkaSettings, SaslSettings, TlsSettings, describe
 from sluiced.units import Secret
@@ -109,3 +112,32 @@ def test_a_readable_secret_is_refused_without_tls(mechanism: str) -> None:
 def test_a_missing_certificate_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"kafka.tls.ca: there is no file /nowhere/ca.pem"):
         TlsSettings(ca="/nowhere/ca.pem").context()
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "OAUTHBEARER"])
+async def test_the_daemon_consumes_commits_and_buries_over_tls_and_sasl(
+    kafka: Kafka, tmp_path: Path, mechanism: str
+) -> None:
+    stream = await make_stream(kafka, tmp_path)
+    await stream.broker.produce(
+        stream.topic, [Message(v, partition=0) for v in (b"1", b"{broken", b"2")]
+    )
+    (tmp_path / "secret").write_text(PASSWORD if mechanism.startswith("SCRAM") else oauth_token())
+    secret = tmp_path / "secret"
+    sasl = (
+        f'username = "{USER}", password = {{ file = "{secret}" }}'
+        if mechanism.startswith("SCRAM")
+        else f'token_file = "{secret}"'
+    )
+    values = {
+        "bootstrap": kafka.listener("SASL_SSL"),
+        "kafka": f'tls = {{ ca = "{kafka.certificates.ca}" }}\n'
+        f'sasl = {{ mechanism = "{mechanism}", {sasl} }}',
+    }
+    async with Api() as api, stream.daemon(api, **values) as daemon:
+        await until(lambda: len(api.delivered()) == 2, "both good records")
+        await until(lambda: len(daemon.events("dead_lettered")) == 1, "the burial")
+        assert await daemon.stop() == 0
+        assert secret.read_text() not in daemon.log
+    assert await stream.checkpoints() == {0: 3}
+    assert [letter.value for letter in await kafka.read(stream.dead)] == [b"{broken"]
