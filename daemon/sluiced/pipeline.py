@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import anyio
@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 
 from .batch import Batch, Run, Span
 from .bell import Bell
+from .buffer import Buffer
 from .burial import Burial
 from .delivery import Delivery, Flight
 from .errors import SluicedError, SourceError
@@ -71,7 +72,7 @@ class Pipeline:
         self.source = source
         self.checkpoint = checkpoint
         self.intake = intake
-        self.windows = windows
+        self.buffer = Buffer(windows)
         self.gate = gate
         self.delivery = delivery
         self.burial = burial
@@ -82,7 +83,6 @@ class Pipeline:
 
         self.ledger = Ledger()
         self.freshness = Freshness()
-        self.waiting: deque[Batch] = deque()
         self.flights: dict[str, Flight] = {}
         self.member = False  # between an assignment and its revocation
         self.draining = False
@@ -99,8 +99,6 @@ class Pipeline:
         self._done = Bell()  # there may be something to commit
         self._end = anyio.Event()
         self._told = anyio.Event()  # the `stop` of run()
-        self._served: dict[TopicPartition | None, int] = {}  # the turn in which each had its last
-        self._turn = 0
         self._moved: dict[TopicPartition, tuple[int, float]] = {}
 
     # --- life ---------------------------------------------------------------------------------
@@ -163,17 +161,12 @@ class Pipeline:
             return ()
         if self.occupied() >= self.memory:
             return ()
-        if self.windows.shared:
-            return tps if len(self.waiting) < self.gate.slots else ()
-        behind = {span.tp for batch in self.waiting for span in batch.spans}
-        return [tp for tp in tps if tp not in behind]
+        return self.buffer.wanting(tps, self.gate.slots)
 
     def occupied(self) -> int:
         """Bytes that records take up now or soon will: each counts for its request's body too."""
         return (
-            self.windows.footprint
-            + self.windows.bytes
-            + sum(b.footprint + b.size for b in self.waiting)
+            self.buffer.occupied()
             + sum(f.batch.footprint + f.batch.size for f in self.flights.values())
             + sum(self._burying.values())
         )
@@ -206,14 +199,13 @@ class Pipeline:
         if checked.accepted:
             run = Run(tp, epoch, checked.accepted)
             self._mean = max(run.footprint // len(run.records), self._mean // 2, 1)
-            self.waiting.extend(self.windows.add(run, self.clock()))
+            self.buffer.add(run, self.clock())
             self._work.ring()
 
     def _make_room(self) -> None:
         """Memory is full of open windows and nothing is on its way out: close the largest."""
-        stuck = self.occupied() >= self.memory and not self.waiting and not self.flights
-        if stuck and (batch := self.windows.close_largest()):
-            self.waiting.append(batch)
+        stuck = self.occupied() >= self.memory and not self.buffer.waiting and not self.flights
+        if stuck and self.buffer.close_largest():
             self._work.ring()
 
     async def _bury_invalid(
@@ -235,39 +227,13 @@ class Pipeline:
 
     async def _release(self) -> None:
         while True:
-            if batch := self._next_batch():
+            if not self.gate.free or self.burial.halt.reason:
+                await self._work.heard()
+            elif batch := self.buffer.next(self.clock()):
                 self._launch(batch)
-                continue
-            held = not self.gate.free or self.burial.halt.reason
-            due = None if held else self.windows.due_at()
-            await self._work.heard(None if due is None else max(0.0, due - self.clock()))
-
-    def _next_batch(self) -> Batch | None:
-        """The next batch that may go to the sink now.
-
-        A window that is old enough stays open while the gate is full: it could not go out sooner,
-        and it fills meanwhile.
-        """
-        if not self.gate.free or self.burial.halt.reason:
-            return None
-        heads: dict[TopicPartition | None, int] = {}
-        for place, batch in enumerate(self.waiting):
-            heads.setdefault(self._queue_of(batch), place)
-        queues = [*heads, *(key for key in self.windows.due(self.clock()) if key not in heads)]
-        if not queues:
-            return None
-        # Whoever was served longest ago is next: a busy partition cannot starve a quiet one.
-        key = min(queues, key=lambda queue: self._served.get(queue, 0))
-        self._turn += 1
-        self._served[key] = self._turn
-        if key not in heads:
-            return self.windows.close(key, "age")
-        batch = self.waiting[heads[key]]
-        del self.waiting[heads[key]]
-        return batch
-
-    def _queue_of(self, batch: Batch) -> TopicPartition | None:
-        return None if self.windows.shared else batch.spans[0].tp
+            else:
+                due = self.buffer.windows.due_at()
+                await self._work.heard(None if due is None else max(0.0, due - self.clock()))
 
     def _launch(self, batch: Batch) -> None:
         self.gate.enter()
@@ -348,8 +314,7 @@ class Pipeline:
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
         """Lets what is at the sink finish, within the drain's deadline; forgets the rest."""
         self.member = False
-        self.waiting.clear()
-        self.windows.drop()
+        self.buffer.drop()
         if not self.burial.halt.reason:
             await self._emptied(self.drain * 0.8)
         await self._cancel_flights()
@@ -368,18 +333,18 @@ class Pipeline:
         """The one way to stop: what is open goes out, within one deadline, and is committed."""
         self.draining = True
         log.info("draining", in_flight=len(self.flights), seconds=self.drain)
-        self.waiting.extend(self.windows.close_all("drain"))
+        self.buffer.close_all("drain")
         self._work.ring()
         if not self.burial.halt.reason:
             await self._emptied(self.drain * 0.8)
-        self.waiting.clear()
+        self.buffer.drop()
         await self._cancel_flights()
         outcome = await self.commit(self.drain * 0.2)
         log.info("drained", commit=outcome, left_for_next_time=self.ledger.owed())
 
     async def _emptied(self, timeout: float) -> None:
         with anyio.move_on_after(timeout):
-            while self.waiting or self.flights or self._burying:
+            while self.buffer.waiting or self.flights or self._burying:
                 await self._left.heard()
 
     async def _cancel_flights(self) -> None:

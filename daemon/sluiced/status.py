@@ -63,14 +63,14 @@ class Status:
 
     def gauges(self) -> Gauges:
         p = self._pipeline
-        since = [f.batch.since for f in p.flights.values()] + [b.since for b in p.waiting]
-        opened = p.windows.opened_at()
+        since = [f.batch.since for f in p.flights.values()]
+        buffered = p.buffer.since()
         now = p.clock()
-        oldest = min([*since, *([] if opened is None else [opened])], default=now)
+        oldest = min([*since, *([] if buffered is None else [buffered])], default=now)
         checkpoints = p.ledger.last_committed()
         return Gauges(
-            buffered_records=p.windows.records + sum(map(len, p.waiting)),
-            buffered_bytes=p.windows.bytes + sum(b.size for b in p.waiting),
+            buffered_records=p.buffer.records,
+            buffered_bytes=p.buffer.bytes,
             memory_limit_bytes=p.memory,
             in_flight_batches=len(p.flights),
             oldest_unflushed_seconds=now - oldest,
@@ -87,7 +87,7 @@ class Status:
         """The body of `/status`."""
         p, now = self._pipeline, self._pipeline.clock()
         state, reason = self.state()
-        opened = p.windows.opened_at()
+        opened = p.buffer.windows.opened_at()
         error = p.delivery.health.last_error
         return {
             "pipeline": p.name,
@@ -96,8 +96,8 @@ class Status:
             "reason": reason,
             "partitions": [self._partition(tp) for tp in sorted(p.ledger.last_committed())],
             "window": {
-                "records": p.windows.records,
-                "bytes": p.windows.bytes,
+                "records": p.buffer.windows.records,
+                "bytes": p.buffer.windows.bytes,
                 "age_seconds": 0.0 if opened is None else round(now - opened, 3),
                 "max_records": self._window.max_records,
                 "max_bytes": int(self._window.max_bytes),

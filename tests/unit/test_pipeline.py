@@ -268,7 +268,9 @@ async def test_a_fetch_asks_for_no_more_records_than_there_is_room_for() -> None
         for _ in range(100):
             await anyio.sleep(0.1)
             peak = max(
-                peak, r.pipeline.windows.footprint + sum(b.footprint for b in r.pipeline.waiting)
+                peak,
+                r.pipeline.buffer.windows.footprint
+                + sum(b.footprint for b in r.pipeline.buffer.waiting),
             )
     assert peak <= 1_000_000 + 10_512
     assert max(fetch.max_records for fetch in r.source.fetches) <= 2000
@@ -278,7 +280,7 @@ async def test_while_one_batch_is_at_the_sink_no_more_than_the_next_one_is_made_
     r = rig(1000, hang, drain=1.0)
     async with r.running():
         await anyio.sleep(100.0)
-        assert len(r.pipeline.waiting) >= 1
+        assert len(r.pipeline.buffer.waiting) >= 1
         assert not r.pipeline.ready()
         assert [f for f in r.source.fetches if f.at > 50.0]
 
@@ -404,7 +406,7 @@ async def test_a_halted_pipeline_with_an_old_window_is_at_rest() -> None:
 
     r.pipeline._work.heard = counted  # type: ignore[method-assign]
     async with r.running():
-        await until(lambda: r.pipeline.windows.records == 3)
+        await until(lambda: r.pipeline.buffer.windows.records == 3)
         r.halt.set("somebody's trouble")
         await anyio.sleep(3600.0)
         assert r.sink.requests == []
@@ -465,7 +467,7 @@ async def test_a_rebalance_while_halted_takes_no_time_and_loses_nothing() -> Non
 async def test_stopping_sends_open_windows_and_commits_them() -> None:
     r = rig(7, window=window(max_age=3600.0))
     async with r.running():
-        await until(lambda: r.pipeline.windows.records == 7)
+        await until(lambda: r.pipeline.buffer.windows.records == 7)
         assert r.sink.requests == []
     assert r.committed == 7
     assert r.count("batches_total", closed_by="drain", outcome="delivered") == 1
@@ -475,7 +477,7 @@ async def test_stopping_sends_open_windows_and_commits_them() -> None:
 async def test_stopping_waits_for_what_is_at_the_sink_and_what_waits_behind_it() -> None:
     r = rig(25, then=after(3.0))
     async with r.running():
-        await until(lambda: len(r.pipeline.waiting) > 0)
+        await until(lambda: len(r.pipeline.buffer.waiting) > 0)
     assert r.committed == 25
     assert r.error is None
 
@@ -547,11 +549,11 @@ async def test_a_revocation_waits_for_what_is_at_the_sink_drops_the_rest_and_com
     r = rig(1000, after(10.0))
     async with r.running():
         await anyio.sleep(5.0)
-        assert r.pipeline.waiting
+        assert r.pipeline.buffer.waiting
         await r.source.revoke()
         assert anyio.current_time() == pytest.approx(10.0, abs=0.1)
         assert r.committed == 10
-        assert not r.pipeline.waiting
+        assert not r.pipeline.buffer.waiting
         assert r.pipeline.occupied() == 0
         await anyio.sleep(100.0)
         assert len(r.sink.requests) == 1
@@ -585,7 +587,7 @@ async def test_records_that_come_between_revocation_and_assignment_are_left_alon
             await anyio.sleep(0.05)
             r.log.append(*[b"1"] * 10)
             await anyio.sleep(1.0)
-            assert r.pipeline.windows.records == 0
+            assert r.pipeline.buffer.windows.records == 0
         r.source.assign([P0])
         await until(lambda: r.committed == 20)
     assert taken(r) == list(range(20))
@@ -694,7 +696,7 @@ async def test_one_slow_commit_is_followed_by_one_of_all_that_was_done_meanwhile
 async def test_a_fatal_error_of_the_source_drains_and_is_raised(error: Exception) -> None:
     r = rig(7, window=window(max_age=3600.0))
     async with r.running():
-        await until(lambda: r.pipeline.windows.records == 7)
+        await until(lambda: r.pipeline.buffer.windows.records == 7)
         r.source.error = error
         await until(lambda: r.ended_at is not None)
         assert r.error is error
