@@ -369,7 +369,7 @@ async def test_wrong_credentials_never_bury_anything_however_little_patience_the
 
 
 async def test_an_hour_of_wrong_credentials_does_not_use_up_the_patience() -> None:
-    r = rig(*[OUTAGE] * 500, DOWN, DOWN, give_up_after=Patience(60))
+    r = rig(DOWN, *[OUTAGE] * 500, DOWN, DOWN, give_up_after=Patience(60))
     await deliver_with(r, 4)
     assert r.dead_letters.letters == []
 
@@ -478,6 +478,14 @@ async def test_too_many_refusals_halt_before_any_of_them_is_buried() -> None:
         assert r.dead_letters.letters == []
         r.halt.lift()
     assert r.sink.offsets[1] == [0, 1, 2, 3, 4, 5]
+
+
+async def test_deliveries_between_refusals_keep_their_ratio_down() -> None:
+    settings = DeadLetterSettings(topic="dead", max_ratio=0.5, max_ratio_window=10)
+    r = rig(then=fates(rejected={o for o in range(100) if o % 20 < 5}), dead_letter=settings)
+    for start in range(0, 100, 20):
+        await deliver_with(r, batch_of(20, start=start))
+    assert len(r.dead_letters.letters) == 25
 
 
 async def test_a_halt_holds_up_every_batch_before_its_next_request() -> None:

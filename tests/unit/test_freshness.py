@@ -15,10 +15,10 @@ def test_nothing_is_known_before_anything_is_committed() -> None:
 def test_what_is_settled_counts_once_everything_before_it_is() -> None:
     fresh = Freshness()
     fresh.settled(P0, 19, 2000)
-    fresh.advance(P0, 10)
+    fresh.advance(P0, 19)
     assert fresh.until(P0) is None
     fresh.settled(P0, 9, 1000)
-    fresh.advance(P0, 10)
+    fresh.advance(P0, 19)
     assert fresh.until(P0) == 1000
     fresh.advance(P0, 20)
     assert fresh.until(P0) == 2000
