@@ -418,11 +418,12 @@ class Rig:
         """
         self.source.join(self.pipeline)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._run)
+            tasks.start_soon(self.run)
             yield self
             self.stop.set()
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Until it is stopped or fails; see `running`."""
         try:
             await self.pipeline.run(self.stop)
         except Exception as error:

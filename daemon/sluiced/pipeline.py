@@ -198,7 +198,8 @@ class Pipeline:
             self._tasks.start_soon(self._bury_invalid, tp, epoch, checked.invalid)
         if checked.accepted:
             run = Run(tp, epoch, checked.accepted)
-            self._mean = max(run.footprint // len(run.records), self._mean // 2, 1)
+            mean = (run.footprint + run.size) // len(run.records)
+            self._mean = max(mean, self._mean // 2, 1)
             self.buffer.add(run, self.clock())
             self._work.ring()
 
