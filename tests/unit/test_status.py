@@ -7,7 +7,8 @@ from trio.testing import MockClock
 
 from fakes import EPOCH, P0, P1, FakeSink, Log, Rig, after, hang, until
 from sluiced import __version__
-from sluiced.outcome import Again
+from sluiced.burial import DeadLetterSettings
+from sluiced.outcome import Again, Refused
 from sluiced.units import Duration, Size
 from sluiced.window import WindowSettings
 
@@ -24,7 +25,8 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 def rig(*script: object, then: object = None, **others: object) -> Rig:
     sink = FakeSink(*script, **({} if then is None else {"then": then}))  # type: ignore[arg-type]
     window = WindowSettings(max_records=10, max_age=Duration(2), max_bytes=Size(4096))
-    return Rig(sink, Log(P0, P1), window=window, drain=1.0, **others)  # type: ignore[arg-type]
+    others.setdefault("drain", 1.0)
+    return Rig(sink, Log(P0, P1), window=window, **others)  # type: ignore[arg-type]
 
 
 async def test_it_starts_runs_halts_and_drains() -> None:
@@ -88,6 +90,27 @@ async def test_a_batch_that_is_tried_again_and_again_is_alive() -> None:
         for _ in range(100):
             await anyio.sleep(100.0)
             assert r.status.live() is None
+
+
+async def test_a_batch_that_waits_for_a_person_is_alive() -> None:
+    r = rig(Refused("400"), dead_letter=DeadLetterSettings(on_reject="halt"))
+    async with r.running():
+        r.log.append(b"1")
+        await until(lambda: r.halt.reason)
+        await anyio.sleep(100_000.0)
+        assert r.pipeline.flights
+        assert r.status.live() is None
+
+
+async def test_a_drain_that_takes_its_time_is_alive() -> None:
+    r = rig(*[DOWN] * 1000, drain=600.0)
+    async with r.running():
+        r.log.append(b"1")
+        await anyio.sleep(10.0)
+        r.stop.set()
+        await anyio.sleep(400.0)
+        assert r.ended_at is None
+        assert r.status.live() is None
 
 
 async def test_a_fetch_that_does_not_return_is_told() -> None:
