@@ -6,23 +6,49 @@ stops, kills or freezes a broker for long takes one of its own.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+import structlog
 
 from brokers.base import Broker
 from brokers.kafka import Kafka
 from brokers.kafka_jars import KafkaUnavailableError, jars, skip_or_fail
 from brokers.tansu import Tansu
+from databases.postgres import Postgres, programs
+from harness.maven import UnavailableError
+from harness.tools import require
+from search.opensearch import OPENSEARCH, OpenSearch
+
+
+def pytest_configure() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would all that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How busy the machine is, is not what is tested.
+    hypothesis.settings.register_profile("unhurried", deadline=None)
+    hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever needs Kafka's jars is marked as such, so that `-m "not kafka"` needs no Java."""
+    """Whoever needs the jars of a server is marked as such, so that `-m "not kafka and not
+    opensearch"` needs no Java."""
     for item in items:
-        if "kafka_jars" in getattr(item, "fixturenames", ()):
+        needed = getattr(item, "fixturenames", ())
+        if "kafka_jars" in needed:
             item.add_marker(pytest.mark.kafka)
+        if "opensearch" in needed:
+            item.add_marker(pytest.mark.opensearch)
+
+
+@pytest.fixture(autouse=True)
+def logs() -> None:
+    """What one test has configured of logging is not the next one's."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +87,39 @@ def broker(request: pytest.FixtureRequest) -> Broker:
     return shared
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The PostgreSQL that tests share; each takes a database of its own."""
+    require("initdb", found=programs() is not None)
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for one test alone, which may do to it what it likes. It costs about 1 s."""
+    require("initdb", found=programs() is not None)
+    with Postgres() as server:
+        yield server
+
+
 @pytest.fixture
 def own_kafka(kafka_jars: Path, tmp_path: Path) -> Iterator[Kafka]:
     """A Kafka for one test alone, which may do to it what it likes. It costs about 5 s."""
     with Kafka(kafka_jars, tmp_path) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def opensearch(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OpenSearch]:
+    """A real OpenSearch, up after about 4 s. Every index on it has a name of its test's own."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    try:
+        with capture.global_and_fixture_disabled():
+            jars = OPENSEARCH.fetched()
+    except UnavailableError as error:
+        OPENSEARCH.skip_or_fail(str(error))
+    with OpenSearch(jars, tmp_path_factory.mktemp("opensearch")) as server:
+        yield server

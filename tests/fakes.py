@@ -27,9 +27,10 @@ from typing import TypeAlias
 import anyio
 from prometheus_client import CollectorRegistry
 
+from sluiced.attempts import RetrySettings
 from sluiced.batch import Batch, Run
 from sluiced.burial import Burial, DeadLetterSettings, Halt
-from sluiced.delivery import Delivery, RetrySettings
+from sluiced.delivery import Delivery
 from sluiced.errors import BurialError
 from sluiced.gate import Gate, LimitSettings
 from sluiced.identity import identity
@@ -37,8 +38,17 @@ from sluiced.intake import Intake, RecordSettings
 from sluiced.metrics import Metrics
 from sluiced.outcome import DELIVERED, Answered, Fate, Outcome, Verdict
 from sluiced.pipeline import Pipeline
-from sluiced.ports import Assignment, CommitOutcome, DeadLetter, Fetched, Mark, Member
+from sluiced.ports import (
+    Assignment,
+    CommitOutcome,
+    DeadLetter,
+    Fetched,
+    Identifies,
+    Mark,
+    Member,
+)
 from sluiced.record import TopicPartition
+from sluiced.sinks.switch import Switch
 from sluiced.status import Status
 from sluiced.window import Windows, WindowSettings
 
@@ -133,17 +143,22 @@ class FakeSource:
 
     `outcomes` are the answers to the next commits; then they are "ok". An "unknown" commit has
     landed. `error` is raised by the next fetch. The group checks of every commit that it belongs
-    to the current epoch, does not go back and does not pass the end of the log.
+    to the current epoch, does not go back and does not pass the end of the log. `commits` are those
+    that moved a checkpoint, with the offsets that they moved.
     """
 
     def __init__(self, log: Log) -> None:
         self.log = log
         self.committed: dict[TopicPartition, int] = {}
+        self.metadata: dict[TopicPartition, str] = {}
+        self.metadata_limit = 4096
         self.commits: list[dict[TopicPartition, int]] = []
         self.fetches: list[Fetch] = []
         self.outcomes: list[CommitOutcome] = []
         self.commit_takes = 0.0
         self.error: Exception | None = None
+        self.stopped: set[TopicPartition] = set()
+        self.partitions = len(log.records)
         self.epoch = 0
         self.positions: dict[TopicPartition, int] = {}
         self._member: Member
@@ -156,9 +171,11 @@ class FakeSource:
     def assign(self, tps: Iterable[TopicPartition]) -> None:
         self.epoch += 1
         self.positions = {tp: self.committed.get(tp, 0) for tp in tps}
-        self._member.assigned(
-            {tp: Assignment(self.epoch, start) for tp, start in self.positions.items()}
-        )
+        self._member.assigned({tp: self._assignment(tp) for tp in self.positions})
+
+    def _assignment(self, tp: TopicPartition) -> Assignment:
+        fresh, metadata = tp not in self.committed, self.metadata.get(tp, "")
+        return Assignment(self.epoch, self.positions[tp], metadata, self.log.ends[tp], fresh)
 
     async def revoke(self) -> None:
         await self._member.revoked(list(self.positions))
@@ -203,20 +220,29 @@ class FakeSource:
         await anyio.lowlevel.checkpoint()
         return {tp: self.log.ends[tp] for tp in self.positions}
 
+    async def starts(self, timeout: float) -> Mapping[TopicPartition, int]:
+        await anyio.lowlevel.checkpoint()
+        return dict.fromkeys(self.positions, 0)
+
     async def commit(self, marks: Mapping[TopicPartition, Mark], timeout: float) -> CommitOutcome:
         with anyio.move_on_after(timeout) as deadline:
             await anyio.sleep(self.commit_takes)
         if deadline.cancelled_caught:
             return "unknown"
         current = {tp: m.offset for tp, m in marks.items() if m.epoch == self.epoch}
+        longest = max(len(m.metadata) for m in marks.values())
+        assert longest <= self.metadata_limit, f"{longest} bytes of metadata were committed"
         outcome = self.outcomes.pop(0) if self.outcomes else "ok"
         if outcome == "failed" or not current:
             return "failed"
         for tp, offset in current.items():
             before, end = self.committed.get(tp, 0), self.log.ends[tp]
             assert before <= offset <= end, f"{tp}: {before} to {offset} of {end} was committed"
+        moved = {tp: o for tp, o in current.items() if o > self.committed.get(tp, 0)}
         self.committed.update(current)
-        self.commits.append(current)
+        self.metadata.update({tp: marks[tp].metadata for tp in current})
+        if moved:
+            self.commits.append(moved)
         return outcome
 
 
@@ -281,6 +307,20 @@ class FakeSink:
         self.busy = 0
         self.most_busy = 0
         self.objects_to: dict[Coordinates, str] = {}
+        self.identifies: Identifies = "batch"
+        self.heir: FakeSink | None = None  # what a reload replaces it by
+        self.closed = False
+
+    async def open(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async def close(self) -> None:
+        assert self.busy == 0, "closed under a request"
+        await anyio.lowlevel.checkpoint()
+        self.closed = True
+
+    def successor(self, settings: object) -> FakeSink:
+        return self.heir or FakeSink(then=self.then)
 
     async def send(self, batch: Batch) -> Outcome:
         self.requests.append(Request(anyio.current_time(), batch))
@@ -354,6 +394,8 @@ class Rig:
         record: RecordSettings | None = None,
         dead_letter: DeadLetterSettings | None = None,
         max_in_flight: int = 1,
+        limits: LimitSettings | None = None,
+        most_records: int | None = None,
         memory: int = 64 * 1024**2,
         drain: float = 30.0,
         seed: int = 0,
@@ -361,16 +403,17 @@ class Rig:
         self.log = log or Log()
         self.source = FakeSource(self.log)
         self.sink = sink or FakeSink()
+        self.switch = Switch(self.sink)
         self.dead_letters = FakeDeadLetters()
         self.registry = CollectorRegistry()
         self.metrics = Metrics("pages", self.registry)
-        self.gate = Gate(LimitSettings(max_in_flight=max_in_flight))
+        self.gate = Gate(limits or LimitSettings(max_in_flight=max_in_flight), 0.0, most_records)
         self.halt = Halt()
         settings = dead_letter or DeadLetterSettings(topic="pages.dead", max_ratio=1.0)
         self.burial = Burial(settings, self.dead_letters, self.halt, self.metrics)
         self.delivery = Delivery(
             retry or RetrySettings(),
-            self.sink,
+            self.switch,
             self.burial,
             self.gate,
             self.metrics,
@@ -378,27 +421,35 @@ class Rig:
             wall=wall,
             random=Random(seed),
         )
-        record = record or RecordSettings()
-        identify = identity(record.id)
-        window = window or WindowSettings()
-        self.pipeline = Pipeline(
+        self._record = record or RecordSettings()
+        self._memory, self._drain = memory, drain
+        self.window = window or WindowSettings()
+        self.pipeline = self.make(self.sink.identifies)
+        self.status = Status(self.pipeline, attempt=90.0)
+        self.stop = anyio.Event()
+        self.error: Exception | None = None
+        self.ended_at: float | None = None
+
+    def make(self, identifies: Identifies = "batch") -> Pipeline:
+        """A pipeline of these parts; a second one is what a restart of the daemon makes."""
+        identify = identity(self._record.id)
+        objects = getattr(self.sink, "objects_to", None)  # a real sink has no such thing
+        return Pipeline(
             "pages",
             source=self.source,
             checkpoint=self.source,
-            intake=Intake(record, self.sink.objection if self.sink.objects_to else None),
-            windows=Windows("pages", window, identify),
+            intake=Intake(self._record, self.sink.objection if objects else None),
+            windows=Windows("pages", self.window, identify),
+            identify=identify,
             gate=self.gate,
             delivery=self.delivery,
             burial=self.burial,
             metrics=self.metrics,
-            memory=memory,
-            drain=drain,
+            plans=identifies == "batch",
+            memory=self._memory,
+            drain=self._drain,
             clock=anyio.current_time,
         )
-        self.status = Status(self.pipeline, window, attempt=90.0)
-        self.stop = anyio.Event()
-        self.error: Exception | None = None
-        self.ended_at: float | None = None
 
     @property
     def committed(self) -> int | None:

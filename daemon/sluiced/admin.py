@@ -1,13 +1,17 @@
-"""The admin port: metrics, health and status over HTTP. It only reads.
+"""The admin port: metrics, health, status and a page for people over HTTP. It only reads.
 
 Whoever can reach it may be hostile: one connection carries one request and lives for seconds,
-their number is bounded, bodies are not read, and nothing a client sends is logged.
+their number is bounded, bodies are not read, and nothing a client sends is logged. On loopback it
+answers to no name but this machine's own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
+from functools import partial
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +20,7 @@ from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from . import page
 from .errors import SluicedError
 from .logs import get
 from .units import Settings
@@ -23,12 +28,20 @@ from .units import Settings
 MAX_CONNECTIONS = 32
 MAX_LIFETIME = 10.0  # seconds; a scrape takes milliseconds, Prometheus gives up after 10 s itself
 
+_HOST = re.compile(r"(?:\[([^]]+)\]|([^:]*))(?::\d*)?")
+
 _log = get("sluiced.admin")
 
+_MISDIRECTED = """\
+this port listens on loopback and is asked for by another name. Ask for it by its address or as
+localhost; where a proxy stands before it, let that send `Host: localhost`.
+"""
+
 _ROUTES = """\
+/         a page that shows it all, for people
 /metrics  for Prometheus
 /livez    200 while the process works
-/readyz   200 while records move, else 503 and why they do not
+/readyz   200 while records move or wait for their time, else 503 and why they do not
 /status   the state of the pipeline, as JSON
 """
 
@@ -58,8 +71,9 @@ class AdminSettings(Settings, frozen=True):
 class Admin:
     """The HTTP server of the admin port; use it as an async context manager.
 
-    `live` and `ready` answer None when all is well and a short reason otherwise; `status` answers
-    with what is encoded as JSON. All three are called in the event loop, at each request.
+    `live` and `ready` answer None when all is well and a short reason otherwise; `healthy` answers
+    with what `/readyz` says when it is; `status` with what is encoded as JSON. They are called in
+    the event loop, at each request.
     """
 
     def __init__(
@@ -69,16 +83,18 @@ class Admin:
         *,
         live: Callable[[], str | None],
         ready: Callable[[], str | None],
+        healthy: Callable[[], str] = lambda: "ok",
         status: Callable[[], dict[str, Any]],
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._runner: web.ServerRunner | None = None
+        self._loopback = False
         self._routes: dict[str, Callable[[web.BaseRequest], web.Response]] = {
-            "/": lambda _: _text(200, _ROUTES),
+            **{path: partial(_file, file) for path, file in page.files().items()},
             "/metrics": self._metrics,
-            "/livez": lambda _: _health(live()),
-            "/readyz": lambda _: _health(ready()),
+            "/livez": lambda _: _health(live(), "ok"),
+            "/readyz": lambda _: _health(ready(), healthy()),
             "/status": lambda _: _json(status()),
         }
 
@@ -103,6 +119,7 @@ class Admin:
                 "Set `listen` in [admin] to an address and port of this machine that are free.",
             ) from None
         self._runner = runner
+        self._loopback = all(_is_loopback(str(address[0])) for address in runner.addresses)
 
     async def stop(self) -> None:
         """Closes the port and every connection; may be called more than once."""
@@ -123,6 +140,8 @@ class Admin:
         await self.stop()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._loopback and not self._known(request.headers.get(hdrs.HOST, "")):
+            return _text(421, _MISDIRECTED)
         route = self._routes.get(request.path)
         if route is None:
             return _text(404, f"not here; there are:\n{_ROUTES}")
@@ -133,9 +152,20 @@ class Admin:
         try:
             return route(request)
         except Exception:
-            _log.exception("the admin port cannot answer", path=request.path)
+            _log.exception("admin_failed", path=request.path)
             unhealthy = request.path in ("/livez", "/readyz")
             return _text(503 if unhealthy else 500, "cannot be told; see the log\n")
+
+    def _known(self, asked: str) -> bool:
+        """Whether a Host header names this port. A page from elsewhere that has its own name lead
+        to loopback (DNS rebinding) could read all answers; what it cannot do is ask for an address
+        or for localhost. Where others may come anyway, names are the network's own affair."""
+        found = _HOST.fullmatch(asked.strip())
+        if found is None:
+            return False
+        host = (found[1] or found[2]).rstrip(".").lower()
+        own, _ = self._settings.address()
+        return host in ("", "localhost", own.lower()) or _is_address(host)
 
     def _metrics(self, request: web.BaseRequest) -> web.Response:
         encode, content_type = choose_encoder(",".join(request.headers.getall(hdrs.ACCEPT, ())))
@@ -144,12 +174,25 @@ class Admin:
         return response
 
 
-def _health(reason: str | None) -> web.Response:
-    return _text(200, "ok\n") if reason is None else _text(503, f"{reason}\n")
+def _health(reason: str | None, healthy: str) -> web.Response:
+    return _text(200, f"{healthy}\n") if reason is None else _text(503, f"{reason}\n")
 
 
 def _json(status: dict[str, Any]) -> web.Response:
     return _response(200, msgspec.json.encode(status), "application/json")
+
+
+def _file(file: page.File, request: web.BaseRequest) -> web.Response:
+    """Asked for again at each visit, and sent only if it is another one by now."""
+    known = request.if_none_match or ()
+    if any(f'"{tag.value}"' == file.etag for tag in known):
+        response = _response(304, b"", file.content_type)
+    else:
+        response = _response(200, file.body, file.content_type)
+    response.headers.update(page.SECURITY)
+    response.headers[hdrs.ETAG] = file.etag
+    response.headers[hdrs.CACHE_CONTROL] = "no-cache"
+    return response
 
 
 def _text(status: int, text: str) -> web.Response:
@@ -166,6 +209,18 @@ def _response(status: int, body: bytes, content_type: str) -> web.Response:
     response = web.Response(status=status, body=body, headers=headers)
     response.force_close()
     return response
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(address: str) -> bool:
+    return _is_address(address) and ip_address(address).is_loopback
 
 
 def _reason(error: OSError) -> str:

@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
-from . import __version__, logs, notify
+from . import __version__, heap, logs, notify, retained
 from .admin import Admin
 from .burial import Burial, Halt
 from .config import Config, conflicts
 from .delivery import Delivery
-from .errors import BurialError, SluicedError
+from .errors import BurialError, SluicedError, unwrapped
 from .gate import Gate
 from .identity import COORDINATES, Identify, identity
 from .intake import Intake, Objection
+from .jobs import Harvester, Jobs
 from .kafka import KafkaDeadLetters, KafkaSource, describe
+from .kafka.offsets import metadata_limit
+from .kafka.originals import KafkaOriginals
+from .kafka.results import KafkaResults
+from .kafka.watermarks import KafkaWatermarks
 from .metrics import Metrics
 from .pipeline import Pipeline
-from .record import Record
-from .sinks.http import HttpSink
+from .plan import jobs_that_fit
+from .ports import Positions
+from .prices import Prices, Usage
+from .record import Record, TopicPartition
+from .redrive import lifetime
+from .redrive.automatic import Redriver, require_transactions
+from .reload import Reload, longest_attempt, memory, most_records
+from .sinks.job_api import JobApi
+from .sinks.job_settings import JobSettings
+from .sinks.switch import Switch
+from .spending import Spending
 from .status import Status
 from .window import Windows
 
 log = structlog.get_logger("sluiced.app")
 
-# aiokafka's fetch buffers get this part of the memory budget, records and requests the rest.
-FETCH_SHARE = 0.25
+# Seconds beyond the drain that a stop may take: commit, producer, leaving the group, connections.
+STOP_MARGIN = 35.0
+# Seconds that a transaction which is under way at a stop has to be completed.
+REDRIVE_MARGIN = 5.0
+# Seconds that a stop may take for a last watermark.
+WATERMARK_MARGIN = 2.0
+
+Tell = Callable[[str], object]
 
 
 class NoDeadLetters:
@@ -57,54 +78,97 @@ class Daemon:
         self.metrics = Metrics(config.name, self.registry)
         self.metrics.topics(config.kafka.topics)
         drain = float(config.shutdown.drain)
-        fetch_memory = int(config.limits.memory * FETCH_SHARE)
+        record_memory, fetch_memory = memory(config)
         identify = identity(config.record.id)
-        self.source = KafkaSource(config.kafka, memory=fetch_memory, drain=drain)
-        self.dead_letters = self._dead_letters()
-        self.sink = HttpSink(
-            config.sink,
-            config.name,
-            identify,
-            requests=self.metrics.request,
-            format=config.record.format,
+        self._held = 0  # bytes
+        self.sink = Switch(
+            config.sink.build(replace(config.line, requests=self.metrics.request, held=self._hold))
         )
+        self.source = KafkaSource(
+            config.kafka,
+            memory=fetch_memory,
+            drain=drain,
+            positions=self._positions if self.sink.identifies == "transaction" else None,
+        )
+        self.dead_letters = self._dead_letters()
         burial = Burial(
             config.dead_letter, self.dead_letters or NoDeadLetters(), Halt(), self.metrics
         )
-        gate = Gate(config.limits)
-        delivery = Delivery(
-            config.retry,
-            self.sink,
-            burial,
-            gate,
-            self.metrics,
-            clock=time.monotonic,
-            wall=time.time,
-        )
+        gate = Gate(config.limits, time.monotonic(), most_records(config))
+        self.metrics.limits(gate.limits)
+        intake = Intake(config.record, self._objection(identify))
+        delivery: Delivery | Jobs
+        self.results = None
+        if config.results is None:
+            delivery = Delivery(
+                config.retry,
+                self.sink,
+                burial,
+                gate,
+                self.metrics,
+                clock=time.monotonic,
+                wall=time.time,
+            )
+        else:
+            self.results = KafkaResults(config.kafka, config.results)
+            delivery = self._jobs(self.results, burial, gate, intake)
         self.pipeline = Pipeline(
             config.name,
             source=self.source,
             checkpoint=self.source,
-            intake=Intake(config.record, self._objection(identify)),
+            intake=intake,
             windows=Windows(config.name, config.window, identify),
+            identify=identify,
             gate=gate,
             delivery=delivery,
             burial=burial,
             metrics=self.metrics,
-            memory=config.limits.memory - fetch_memory,
+            plans=self.sink.identifies == "batch",
+            held=lambda: self._held,
+            memory=record_memory,
             drain=drain,
             clock=time.monotonic,
         )
-        attempt = float(config.sink.timeout) + float(config.retry.max_delay)
-        self.status = Status(self.pipeline, config.window, attempt)
+        self.status = Status(self.pipeline, longest_attempt(config))
         self.metrics.watch(self.status.gauges)
+        self.watermarks = self._watermarks()
         self.admin = Admin(
             config.admin,
             self.registry,
             live=self.status.live,
             ready=self.status.ready,
+            healthy=self.status.healthy,
             status=self.status.report,
         )
+        self.reload = Reload(
+            config,
+            pipeline=self.pipeline,
+            sink=self.sink,
+            dead_letters=self.dead_letters,
+            status=self.status,
+            metrics=self.metrics,
+        )
+
+        self.redriver = (
+            None
+            if config.dead_letter.retry_after is None
+            else Redriver(config, self.metrics, self._leads)
+        )
+
+    def _hold(self, by: int) -> None:
+        """The sink has so many bytes more in memory, or fewer."""
+        self._held += by
+
+    def _leads(self) -> bool:
+        """Whether this member looks after the group's dead letters: whoever has the first
+        partition, and only as long as the line takes records and the sink answers."""
+        first = TopicPartition(self.config.kafka.topics[0], 0)
+        assigned = self.pipeline.ledger.last_committed()
+        return first in assigned and self.status.state()[0] == "running"
+
+    def _positions(self) -> Positions:
+        """The sink of the moment, which keeps the checkpoint."""
+        return cast("Positions", self.sink.current)
 
     def _dead_letters(self) -> KafkaDeadLetters | None:
         settings = self.config.dead_letter
@@ -117,10 +181,43 @@ class Daemon:
             too_large=settings.too_large,
         )
 
+    def _jobs(self, results: KafkaResults, burial: Burial, gate: Gate, intake: Intake) -> Jobs:
+        """In place of a Delivery where the sink is one of jobs."""
+        originals = KafkaOriginals(self.config.kafka)
+        sink = self.config.sink
+        model = sink.model if isinstance(sink, JobSettings) else ""
+        spending = Spending(Prices(self.config.prices), self.metrics, model, self._expected)
+        harvester = Harvester(
+            self.sink, originals, results, burial, intake, self.metrics, time.time
+        )
+        return Jobs(
+            self.config.name,
+            self.config.retry,
+            self.sink,
+            originals,
+            harvester,
+            burial,
+            gate,
+            self.metrics,
+            clock=time.monotonic,
+            wall=time.time,
+            spending=spending,
+        )
+
+    def _expected(self, records: Sequence[Record]) -> Iterable[Usage]:
+        sink = self.sink.current
+        return sink.expected(records) if isinstance(sink, JobApi) else ()
+
+    def _watermarks(self) -> KafkaWatermarks | None:
+        topic, interval = self.config.freshness.topic, self.config.freshness.interval
+        if topic is None:
+            return None
+        return KafkaWatermarks(self.config.kafka, topic, interval, self.status.watermarks)
+
     def _objection(self, identify: Identify) -> Objection | None:
         """What a record must allow besides being of the right format, if anything."""
         asked: list[Objection] = []
-        if self.sink.objections_needed:
+        if self.sink.current.objections_needed:
             asked.append(self.sink.objection)
         if self.config.window.collapse and self.config.record.id != COORDINATES:
             asked.append(partial(_without_id, identify))
@@ -136,21 +233,41 @@ class Daemon:
             stack.push_async_callback(self.admin.stop)
             await self.sink.open()
             stack.push_async_callback(self.sink.close)
+            if self.redriver is not None:
+                await require_transactions(self.config)
             if self.dead_letters is not None:
                 stack.push_async_callback(self.dead_letters.stop)
                 await self.dead_letters.start()
+            if self.results is not None:
+                stack.push_async_callback(self.results.stop)
+                await self.results.start()
+            if self.watermarks is not None:
+                stack.push_async_callback(self.watermarks.stop)
+                await self.watermarks.start()
             stack.push_async_callback(self.source.stop)
             await self.source.start(self.pipeline)
             yield
 
-    async def run(self, stop: anyio.Event) -> None:
-        """Runs until `stop` is set. Raises SluicedError for what ends the daemon by itself."""
+    async def run(self, stop: anyio.Event, path: Path) -> None:
+        """Runs until `stop` is set. Raises SluicedError for what ends the daemon by itself. `path`
+        is the file that a reload reads."""
         async with self.started(), anyio.create_task_group() as tasks:
             notify.ready(f"consuming {', '.join(self.config.kafka.topics)}")
             log.info("ready", admin=self.admin.address, group=self.config.kafka.group_id)
             tasks.start_soon(self._feed_watchdog)
+            tasks.start_soon(self.reload.run, path)
+            if self.redriver is not None:
+                tasks.start_soon(self.redriver.run, stop)
+            if self.watermarks is not None:
+                tasks.start_soon(self.watermarks.run)
             try:
                 await self.pipeline.run(stop)
+                if self.watermarks is not None:
+                    with anyio.move_on_after(WATERMARK_MARGIN):
+                        await self.watermarks.last()
+                if self.redriver is not None:
+                    with anyio.move_on_after(REDRIVE_MARGIN):
+                        await self.redriver.ended.wait()
             finally:
                 notify.stopping()
                 tasks.cancel_scope.cancel()
@@ -162,7 +279,7 @@ class Daemon:
             if (reason := self.status.live()) is None:
                 notify.watchdog()
             else:
-                log.error("no_progress", reason=reason)
+                log.error("no_progress", reason=reason, hint="The watchdog will start it anew.")
             await anyio.sleep(interval)
 
 
@@ -174,15 +291,15 @@ def _without_id(identify: Identify, record: Record) -> str | None:
     return None
 
 
-async def serve(config: Config) -> bool:
+async def serve(config: Config, path: Path) -> bool:
     """Runs the daemon under its signals: SIGTERM and SIGINT drain, a second one aborts without a
-    commit, SIGHUP lifts a halt. Whether it stopped cleanly."""
+    commit, SIGHUP reads the file again and lifts a halt. Whether it stopped cleanly."""
     stop = anyio.Event()
     clean = False
     async with anyio.create_task_group() as tasks:
         daemon = Daemon(config)
         tasks.start_soon(_obey, daemon, stop, tasks)
-        await daemon.run(stop)
+        await daemon.run(stop, path)
         clean = True
         tasks.cancel_scope.cancel()
     return clean
@@ -190,13 +307,17 @@ async def serve(config: Config) -> bool:
 
 async def _obey(daemon: Daemon, stop: anyio.Event, tasks: TaskGroup) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        # Since the start it has waited for this: see cli.run.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         async for number in signals:
             name = signal.Signals(number).name
             if number == signal.SIGHUP:
-                log.info("signal", name=name, action="lifting a halt, if there is one")
-                daemon.pipeline.resume()
+                action = "ignored" if stop.is_set() else "reading the configuration again"
+                log.info("signal", name=name, action=action)
+                daemon.reload.ask()
             elif not stop.is_set():
                 log.info("signal", name=name, action="draining")
+                notify.stopping("draining", seconds=daemon.pipeline.drain + STOP_MARGIN)
                 stop.set()
             else:
                 log.warning("signal", name=name, action="aborting without a commit")
@@ -209,46 +330,48 @@ def run(config: Config, path: Path) -> int:
     log.info("starting", version=__version__, pipeline=config.name, config=str(path))
     for problem in conflicts(config):
         log.warning("configuration", key=problem.key, text=problem.text)
-    # Records wait in windows by the thousand, and the collector would look through all of them
-    # again and again: with Python's own thresholds it costs a quarter of the daemon's CPU.
-    gc.set_threshold(100_000, 20, 100)
-    clean = asyncio.run(_unwrapped(config))
+    heap.tune()
+    clean = asyncio.run(unwrapped(serve(config, path)))
     log.info("stopped", clean=clean)
     return 0 if clean else 1
 
 
-async def _unwrapped(config: Config) -> bool:
-    """A task group wraps what it raises; one user error in it is what there is to say."""
-    try:
-        return await serve(config)
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        if isinstance(error, SluicedError):
-            raise error from None
-        raise
+def connect(config: Config, tell: Tell, warn: Tell) -> None:
+    """`sluiced check --connect`: tells a line for each part that is reached, and warns of what is
+    odd about it, as soon as it is known: what comes after may not be reached.
+
+    Raises SluicedError.
+    """
+    asyncio.run(_connect(config, tell, warn))
 
 
-def connect(config: Config) -> list[str]:
-    """`sluiced check --connect`: a line for each part that was reached. Raises SluicedError."""
-    return asyncio.run(_connect(config))
-
-
-async def _connect(config: Config) -> list[str]:
+async def _connect(config: Config, tell: Tell, warn: Tell) -> None:
     wanted = [
         *config.kafka.topics,
-        *([config.dead_letter.topic] if config.dead_letter.topic else []),
+        *(topic for topic in (config.dead_letter.topic, config.freshness.topic) if topic),
+        *([config.results.topic] if config.results else []),
     ]
     found = await describe(config.kafka, wanted)
     if missing := [topic for topic in wanted if topic not in found]:
         raise SluicedError(
             f"reached Kafka, but {', '.join(missing)} does not exist there",
-            "Create the topic, or correct kafka.topics or dead_letter.topic.",
+            "Create the topic, or correct kafka.topics, dead_letter.topic, freshness.topic or "
+            "results.topic.",
         )
-    lines = [f"topic {topic}: {found[topic]} partitions" for topic in wanted]
-    sink = HttpSink(
-        config.sink, config.name, identity(config.record.id), format=config.record.format
-    )
-    await sink.probe()
-    return [*lines, "sink: reached"]
+    if config.dead_letter.retry_after is not None:
+        await require_transactions(config)
+    for topic in wanted:
+        tell(f"topic {topic}: {found[topic]} partitions")
+    if config.results is not None:
+        tell(await _jobs_that_fit(config))
+    for text in [*await lifetime.warnings(config), *await retained.warnings(config)]:
+        warn(text)
+    await config.sink.build(config.line).probe()
+    tell("sink: reached")
+
+
+async def _jobs_that_fit(config: Config) -> str:
+    """How many jobs of a partition this broker's checkpoints have room for."""
+    attempts, limit = config.retry.max_item_attempts, await metadata_limit(config.kafka)
+    fit, room = jobs_that_fit(attempts, limit), f"a checkpoint's metadata has {limit} bytes"
+    return f"jobs: {room}, which is {fit} of a partition with {attempts} attempts each"

@@ -90,6 +90,12 @@ class Batch:
         return len(self.records)
 
     @property
+    def ranges(self) -> str:
+        """The records of the request by their coordinates, as `sluiced replay` takes them."""
+        named = ((tp, span) for tp, _, ranges in self.spans for span in ranges)
+        return ",".join(f"{tp}/{first}-{last}" for tp, (first, last) in named)
+
+    @property
     def topic(self) -> str | None:
         """The topic, where all records are of one."""
         topics = {span.tp.topic for span in self.spans}
@@ -101,6 +107,13 @@ class Batch:
         for tp, _, ranges in self.spans:
             end += sum(last - first + 1 for first, last in ranges)
             yield tp, self.records[end - 1]
+
+    def firsts(self) -> Iterator[Record]:
+        """The first record of each partition."""
+        start = 0
+        for _, _, ranges in self.spans:
+            yield self.records[start]
+            start += sum(last - first + 1 for first, last in ranges)
 
     @classmethod
     def of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import anyio
@@ -18,9 +19,13 @@ from msgspec import Meta
 from .errors import BurialError
 from .metrics import Metrics
 from .ports import DeadLetter, DeadLetters
-from .units import Settings
+from .record import original_of, redrives
+from .units import Duration, Settings
 
 log = structlog.get_logger("sluiced.burial")
+
+
+SHORTEST_RETRY, LONGEST_RETRY = Duration(1), Duration(5 * 86_400)
 
 
 class DeadLetterSettings(Settings, frozen=True):
@@ -31,12 +36,22 @@ class DeadLetterSettings(Settings, frozen=True):
     max_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.5
     max_ratio_window: Annotated[int, Meta(ge=1)] = 1000
     too_large: Literal["stub", "halt"] = "stub"
+    retry_after: Duration | None = None
+    max_redrives: Annotated[int, Meta(ge=1)] = 3
 
     def __post_init__(self) -> None:
         if self.topic is None and self.on_reject == "dead-letter":
             raise ValueError('set topic, or on_reject = "halt" to stop at the first refusal')
         if self.topic is not None and self.on_reject == "halt":
             raise ValueError('set either topic or on_reject = "halt", not both')
+        after = self.retry_after
+        if after is not None and self.topic is None:
+            raise ValueError("retry_after needs topic, where the letters are that it retries")
+        if after is not None and not SHORTEST_RETRY <= after <= LONGEST_RETRY:
+            raise ValueError(
+                f"retry_after must be between {SHORTEST_RETRY} and {LONGEST_RETRY}: what is older "
+                "than 6d is left to `sluiced dead-letters redrive`"
+            )
 
 
 class Halt:
@@ -51,7 +66,7 @@ class Halt:
         if self.reason is None:
             self.reason = reason
             self._lifted = anyio.Event()
-            log.error("pipeline_halted", reason=reason)
+            log.error("pipeline_halted", reason=reason, hint="Mend it, then reload the daemon.")
 
     def lift(self) -> None:
         if self.reason is not None:
@@ -78,6 +93,11 @@ class Ratio:
         self._runs.append([count, int(refused)])
         self._total += count
         self._refused += count * refused
+        self.resize(self._window)
+
+    def resize(self, window: int) -> None:
+        """Looks at the last `window` records from now on, as far as they are remembered."""
+        self._window = window
         while self._total > self._window:
             run = self._runs[0]
             leaving = min(run[0], self._total - self._window)
@@ -123,6 +143,11 @@ class Burial:
         self._ratio = Ratio(settings.max_ratio_window)
         self.halt = halt
 
+    def adopt(self, settings: DeadLetterSettings) -> None:
+        """Other settings; `topic` and `on_reject` must be as they were."""
+        self._settings = settings
+        self._ratio.resize(settings.max_ratio_window)
+
     def delivered(self, count: int) -> None:
         """Counts for the ratio."""
         if count:
@@ -135,13 +160,17 @@ class Burial:
         these very records caused, and that they are to be tried again.
         """
         await self.halt.passed()
+        letters = [_of_the_original(letter) for letter in letters]
         first = letters[0]
         if self._settings.on_reject == "halt":
             self.halt.set(f'{_named(first)} and on_reject is "halt"')
             await self.halt.passed()
             return False
-        ratio = self._ratio.with_refused(len(letters))
-        if ratio > self._settings.max_ratio:
+        # What comes back from the dead letters says nothing about the topic, nor does what a person
+        # has cancelled: no brake for it.
+        counted = sum([x.reason != "cancelled" and not redrives(x.record) for x in letters])
+        ratio = self._ratio.with_refused(counted)
+        if counted and ratio > self._settings.max_ratio:
             self.halt.set(
                 f"{ratio:.0%} of the last {self._settings.max_ratio_window} records were refused, "
                 f"and max_ratio is {self._settings.max_ratio:g}; the last: {_named(first)}"
@@ -150,16 +179,23 @@ class Burial:
             self._ratio.clear()
             return False
         await self._acknowledged(letters)
-        self._ratio.add(len(letters), refused=True)
+        if counted:
+            self._ratio.add(counted, refused=True)
         for (topic, reason), count in Counter((x.record.topic, x.reason) for x in letters).items():
             self._metrics.dead_lettered(topic, reason, count)
+        if self._settings.retry_after is not None:
+            most = self._settings.max_redrives
+            given_up = sum([redrives(letter.record) >= most for letter in letters])
+            self._metrics.redriven("given_up", given_up)
         log.warning(
             "dead_lettered",
             records=len(letters),
             reason=first.reason,
             status=first.status,
             error=first.error,
+            batch=first.batch,
             first=f"{first.record.topic}/{first.record.partition}/{first.record.offset}",
+            hint="`sluiced dead-letters show` has all of it; mend the cause, then `redrive`.",
         )
         return True
 
@@ -170,6 +206,11 @@ class Burial:
             except BurialError as error:
                 self.halt.set(str(error))
                 await self.halt.passed()
+
+
+def _of_the_original(letter: DeadLetter) -> DeadLetter:
+    original = original_of(letter.record)
+    return letter if original is letter.record else replace(letter, record=original)
 
 
 def _named(letter: DeadLetter) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import __version__
-from .errors import ConfigError, SluicedError
+from .errors import ConfigError, LostRangeError, SluicedError
+from .ports import Identifies
+from .tools.commands import ConfigPath, register
 
 # The rest is imported where it is used, so that --version and --help answer at once.
 if TYPE_CHECKING:
     from .config import Config
 
 BAD_CONFIGURATION = 2
+LOST_RANGE = 3
 
 app = typer.Typer(
     help="Holds a Kafka stream behind a gate and lets it through to bulk APIs in full loads.",
@@ -25,10 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigPath = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="The configuration file, TOML.", show_default=False)
-]
-
 
 def main() -> None:
     """The entry point. A bug leaves with exit code 1 and a traceback; the daemon logs it."""
@@ -36,7 +36,14 @@ def main() -> None:
         app(prog_name="sluiced")
     except SluicedError as error:
         typer.echo(f"sluiced: {error}", err=True)
-        sys.exit(BAD_CONFIGURATION if isinstance(error, ConfigError) else 1)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: SluicedError) -> int:
+    """A supervisor may start the daemon again after 1; the others wait for a person."""
+    if isinstance(error, ConfigError):
+        return BAD_CONFIGURATION
+    return LOST_RANGE if isinstance(error, LostRangeError) else 1
 
 
 def _version(asked: bool) -> None:
@@ -59,8 +66,11 @@ def options(
 def run(config: ConfigPath) -> None:
     """Run the daemon in the foreground.
 
-    Exit code 0 after a clean stop, 2 for a bad configuration, 1 for anything else.
+    Exit code 0 after a clean stop, 2 for a bad configuration, 3 for a checkpoint that has fallen
+    off the log, 1 for anything else.
     """
+    # One that comes before the daemon listens must neither kill it nor get lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     from .config import load
 
     loaded = load(config)
@@ -82,7 +92,10 @@ def run(config: ConfigPath) -> None:
 def check(
     config: ConfigPath,
     connect: Annotated[
-        bool, typer.Option("--connect", help="Also reach the broker, the topics and the sink.")
+        bool,
+        typer.Option(
+            "--connect", help="Also reach the broker, the topics, the sink and a running daemon."
+        ),
     ] = False,
 ) -> None:
     """Validate a configuration and say what it does.
@@ -90,21 +103,37 @@ def check(
     Exit code 0 when it can be used, 2 when it cannot.
     """
     from .config import conflicts, load
+    from .tools import measured, unit
 
     loaded = load(config)
     for line in summary(loaded):
         typer.echo(line)
-    for warning in conflicts(loaded):
-        typer.echo(f"warning: {warning}", err=True)
+    for warning in [*conflicts(loaded), *unit.problems(loaded, unit.installed(config))]:
+        _warn(str(warning))
     if connect:
-        from . import app as daemon
+        import asyncio
 
+        from . import app as daemon
+        from .tools.running import quiet
+
+        quiet()
         try:
-            for line in daemon.connect(loaded):
-                typer.echo(line)
+            for problem in asyncio.run(measured.problems(loaded)):
+                _warn(str(problem))
+            daemon.connect(loaded, typer.echo, _warn)
         except SluicedError as error:
             # Whatever cannot be reached is what this configuration says.
             raise ConfigError(error.message, error.hint) from None
+
+
+def _warn(text: str) -> None:
+    """One line for whoever reads a file or a journal; on a terminal broken where words end."""
+    text = f"warning: {text}"
+    if sys.stderr.isatty():
+        from .tools.text import terminal_width
+
+        text = fill(text, terminal_width(), subsequent_indent="  ", break_on_hyphens=False)
+    typer.echo(text, err=True)
 
 
 @app.command()
@@ -112,14 +141,23 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave everything running and show where it is.")
     ] = False,
+    llm: Annotated[
+        bool,
+        typer.Option("--llm", help="Prompts, batch jobs and answers instead of a bulk API."),
+    ] = False,
 ) -> None:
     """Deliver real data through an embedded broker to an embedded API, and audit the result.
+
+    With --llm the data are prompts, which become batch jobs of an embedded provider.
 
     Exit code 0 when the audit holds, otherwise 1.
     """
     from .tools.demo import demo
 
-    raise typer.Exit(demo(keep))
+    raise typer.Exit(demo(keep, llm))
+
+
+register(app)
 
 
 def summary(config: Config) -> list[str]:
@@ -129,7 +167,14 @@ def summary(config: Config) -> list[str]:
     checks = {"json": "checked to be JSON", "text": "checked to be UTF-8", "bytes": "unchecked"}
     tombstones = {"skip": "skipped", "dead-letter": "dead-lettered", "send": "sent"}
     security = [name for name, on in (("TLS", kafka.tls), ("SASL", kafka.sasl)) if on]
-    in_order = "in order" if limits.max_in_flight == 1 else "not in order"
+    in_order = "in order" if limits.slots == 1 else "not in order"
+    auto = limits.max_in_flight == "auto"
+    found_out = window.max_records == "auto"
+    most = (
+        f"1 to {sink.max_records} records, as serves best"
+        if found_out
+        else f"{window.max_records} records"
+    )
     parts = {
         "pipeline": config.name,
         "kafka": f"{', '.join(kafka.bootstrap_servers)} ({' and '.join(security) or 'no TLS'})",
@@ -137,13 +182,21 @@ def summary(config: Config) -> list[str]:
         f"from the {kafka.start_at} record where it has no checkpoint",
         "records": f"{checks[record.format]}, known as {record.id}, "
         f"tombstones {tombstones[record.on_tombstone]}",
-        "window": f"closes at {window.max_records} records, {window.max_bytes} or {window.max_age}"
+        "window": f"closes at {most}, {window.max_bytes} or {window.max_age}"
         f", {'one over all partitions' if window.span == 'topics' else 'one for each partition'}"
+        + (f", and every {window.align}" if window.align else "")
         + (", newest record of an id only" if window.collapse else ""),
-        "sink": f"{sink.method} {sink.origin}, at most "
+        **(
+            {"released": f"{window.active}; what is read by then is finished"}
+            if window.active
+            else {}
+        ),
+        "sink": f"{sink.summary}, at most "
         f"{sink.max_records} records and {sink.max_bytes} a request, {sink.timeout} each",
-        "in flight": f"{_count(limits.max_in_flight, 'batch', 'batches')} at once, {in_order} "
+        "in flight": f"{'as many as serve best, up to ' if auto else ''}"
+        f"{_count(limits.slots, 'batch', 'batches')} at once, {in_order} "
         f"within a partition, in {limits.memory} of memory",
+        **({"limits": _budgets(config)} if any(limits.budgets()) else {}),
         "retries": f"after {retry.first_delay} to {retry.max_delay}; "
         + (
             "for as long as it takes"
@@ -151,12 +204,67 @@ def summary(config: Config) -> list[str]:
             else f"dead-lettered after {retry.give_up_after}"
         ),
         "refused": f"to {letters.topic}; halts when more than {letters.max_ratio:.0%} of "
-        f"{letters.max_ratio_window} records are refused"
+        f"{letters.max_ratio_window} records are refused{_retried(config)}"
         if letters.topic
         else "halts at the first one",
+        **_jobs(config),
         "admin": f"http://{config.admin.listen}",
+        "guarantee": guarantee(config),
     }
     return [f"{part:<10} {text}" for part, text in parts.items()]
+
+
+def guarantee(config: Config) -> str:
+    """What a user may rely on, in one sentence; docs/guarantees.md has the whole of it."""
+    again = "every record reaches the sink or the dead letters; what was in flight at a crash "
+    by: Identifies = config.sink.identified_by
+    match by:
+        case "batch":
+            apart = (
+                ""
+                if config.window.span == "partition"
+                else (", unless a rebalance has taken apart a batch of several partitions")
+            )
+            return f"{again}is sent again as the same batch under the same id{apart}"
+        case "item":
+            return f"{again}is sent again, and the API must know each item by its id"
+        case "transaction":
+            return "every record is written exactly once, in one transaction with its checkpoint"
+        case "none":
+            return f"{again}is sent again, and the API cannot know that it has it"
+
+
+def _jobs(config: Config) -> dict[str, str]:
+    """Of a sink of jobs: how many there may be, and where their answers go."""
+    from .plan import jobs_that_fit
+    from .sinks.job_settings import JobSettings
+    from .tools.costs import of_template
+
+    if not isinstance(config.sink, JobSettings) or config.results is None:
+        return {}
+    attempts = config.retry.max_item_attempts
+    fit = jobs_that_fit(attempts)
+    return {
+        "jobs": f"at most {config.sink.max_jobs} at work, and {fit} of a partition: so many ids of "
+        f"{attempts} attempts fit into the checkpoint's metadata",
+        "results": f"to {config.results.topic}",
+        **({"costs": costs} if (costs := of_template(config)) else {}),
+    }
+
+
+def _retried(config: Config) -> str:
+    letters = config.dead_letter
+    if letters.retry_after is None:
+        return ""
+    times = _count(letters.max_redrives, "time", "times")
+    return f"; sent back after {letters.retry_after}, {times} at most"
+
+
+def _budgets(config: Config) -> str:
+    limits = config.limits
+    each = [f"{getattr(limits, n)} {n.replace('_per_', ' per ')}" for n, _, _ in limits.budgets()]
+    whose = "all members together" if limits.share == "group" else "each member"
+    return f"at most {', '.join(each)}, for {whose}; up to {limits.burst:.0%} of it at once"
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec.structs import FieldInfo, fields
 
+from .errors import Problem
 from .units import Secret, decode
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -28,7 +29,8 @@ NO_LITERAL = (
 
 # What stands under such a key is not repeated in a message, even where it is no secret.
 _PRIVATE = re.compile(
-    r"passw|token|secret|authori[sz]ation|api[-_]?key|dsn|cookie|credential|headers|url", re.I
+    r"passw|(?<!limits\.)token|secret|authori[sz]ation|api[-_]?key|dsn|cookie|credential|headers|url",
+    re.I,
 )
 _SUBJECT = re.compile(r"`?(\w+)`? (?=(?:must|is|has|holds|names|needs|takes)\b)")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -48,22 +50,6 @@ _WORDS = {
     "`str | object`": "a string or a secret reference",
     "of length >= 1": "that is not empty",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something about the configuration that a person should know. `key` is a path such as
-    kafka.session_timeout; `text` says what is wrong and what to do. Neither holds a secret."""
-
-    key: str
-    text: str
-    level: Literal["error", "warning"] = "error"
-    value: str = ""  # as it is shown
-
-    def __str__(self) -> str:
-        subject = f"{self.key} = {self.value}" if self.value else self.key
-        colon = "" if self.text.startswith(("is required", "is not available")) else ":"
-        return f"{subject}{colon} {self.text}"
 
 
 @dataclass
@@ -102,15 +88,15 @@ class Decoder:
 
     def _absent(self, info: FieldInfo, path: str) -> None:
         # A whole table that is missing is told as the keys that are needed of it.
-        if struct := _struct_of(info.type, {}):
-            self._nested({}, struct, path)
+        if _struct_of(info.type, {}):
+            self._nested({}, info.type, path)
         else:
             self._problem(path, "is required")
 
     def _value(self, value: Any, kind: Any, path: str) -> None:
         if isinstance(value, Mapping):
-            if struct := _struct_of(kind, value):
-                return self._nested(value, struct, path)
+            if _struct_of(kind, value):
+                return self._nested(value, kind, path)
             if items := _dict_of(kind):
                 for key, item in value.items():
                     self._value(item, items, joined(path, key))
@@ -118,13 +104,17 @@ class Decoder:
         self._convert(value, kind, path)
         return None
 
-    def _nested(self, table: Mapping[str, Any], struct: type[msgspec.Struct], path: str) -> None:
-        tag, name = struct.__struct_config__.tag_field, struct.__struct_config__.tag
-        if tag is not None and table.get(tag) != name:
-            at = joined(path, tag)
+    def _nested(self, table: Mapping[str, Any], kind: Any, path: str) -> None:
+        struct = _struct_of(kind, table)
+        if struct is None:
+            return None
+        tag, names = struct.__struct_config__.tag_field, _tags(kind)
+        if tag is not None and table.get(tag) not in names:
+            at, one_of = joined(path, tag), ", ".join(map(_quoted, names))
+            one_of = f"one of {one_of}" if len(names) > 1 else one_of
             if tag not in table:
-                return self._problem(at, f"is required; write {tag} = {_quoted(name)}")
-            why = self._not_yet(at, table[tag]) or f"there is no such type; write {_quoted(name)}"
+                return self._problem(at, f"is required; write {tag} = {one_of}")
+            why = self._not_yet(at, table[tag]) or f"there is no such type; write {one_of}"
             # The other keys belong to another type: nothing can be said about them.
             return self._problem(at, why, table[tag])
         self._struct(table, struct, path)
@@ -143,7 +133,9 @@ class Decoder:
                 text = str(own)
             elif secret and str not in _kinds(kind):
                 text = NO_LITERAL
-            elif choices := _choices(kind):
+            elif (choices := _choices(kind)) and int in _kinds(kind):
+                text = f"expected a whole number >= 1 or {', '.join(map(_quoted, choices))}"
+            elif choices:
                 text = f"expected one of {', '.join(map(_quoted, choices))}"
             else:
                 text = _worded(text)
@@ -222,9 +214,17 @@ def _kinds(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
+def _structs(kind: Any) -> list[type[msgspec.Struct]]:
+    return [k for k in _kinds(kind) if isinstance(k, type) and issubclass(k, msgspec.Struct)]
+
+
+def _tags(kind: Any) -> list[Any]:
+    return [struct.__struct_config__.tag for struct in _structs(kind)]
+
+
 def _struct_of(kind: Any, table: Mapping[str, Any]) -> type[msgspec.Struct] | None:
     """The Struct that this table is to become: of a tagged union, the one that the tag names."""
-    structs = [k for k in _kinds(kind) if isinstance(k, type) and issubclass(k, msgspec.Struct)]
+    structs = _structs(kind)
     for struct in structs:
         config = struct.__struct_config__
         if config.tag_field is not None and table.get(config.tag_field) == config.tag:

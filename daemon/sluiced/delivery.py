@@ -4,53 +4,28 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
-from typing import Annotated
+from typing import Literal
 
 import anyio
 import structlog
-from msgspec import Meta
 
+from .adaptive import Push
+from .attempts import Attempts, Flight, RetrySettings
 from .batch import Batch
+from .budgets import Cost, Ticket
 from .burial import Burial
 from .gate import Gate
 from .metrics import BatchOutcome, Metrics
 from .outcome import DELIVERED, Again, Answered, Fate, Outcome, Refused, TooLarge, Verdict
 from .ports import DeadLetter, Reason, Sink
 from .record import Record
-from .units import Duration, Patience, Settings
 
 log = structlog.get_logger("sluiced.delivery")
 
-# This many failed attempts in a row, at whatever batches, are an outage and no longer a hiccup.
-OUTAGE_AFTER = 3
-
-
-class RetrySettings(Settings, frozen=True):
-    """[retry]"""
-
-    first_delay: Duration = Duration(0.25)
-    max_delay: Duration = Duration(60)
-    give_up_after: Patience = Patience("inf")
-    max_item_attempts: Annotated[int, Meta(ge=1)] = 5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.first_delay <= self.max_delay:
-            raise ValueError("first_delay must be more than 0s and not above max_delay")
-
-
-@dataclass(slots=True)
-class Flight:
-    """What can be seen of a batch while it is being delivered."""
-
-    batch: Batch
-    started: float
-    attempts: int = 0
-    touched: float = 0.0
-    delivered: int = 0
-    buried: int = 0
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+# The status by which an API says that it is the requests that are too many.
+TOO_MANY_REQUESTS = "429"
 
 
 @dataclass(slots=True)
@@ -62,30 +37,7 @@ class _Part:
     judged: int = 0  # times the API answered "later" for each of them
     failures: int = 0  # attempts in a row that failed as a whole
     failing_since: float | None = None  # the first of them; an outage starts the count over
-
-
-class SinkHealth:
-    """Whether the sink answers. Shared by all batches in flight."""
-
-    def __init__(self) -> None:
-        self._failures = 0
-        self.outage: str | None = None
-        self.last_error: tuple[float, str] | None = None
-
-    def answered(self) -> None:
-        self._failures = 0
-        if self.outage is not None:
-            log.info("sink_recovered")
-            self.outage = None
-
-    def failed(self, answer: Again, wall: float) -> None:
-        self.last_error = (wall, answer.error)
-        if answer.reason == "throttled":
-            return
-        self._failures += 1
-        if self.outage is None and (answer.outage or self._failures >= OUTAGE_AFTER):
-            self.outage = answer.error
-            log.error("sink_outage", status=answer.status, error=answer.error)
+    cost: Cost | None = None
 
 
 class Delivery:
@@ -103,15 +55,16 @@ class Delivery:
         wall: Callable[[], float],
         random: Random | None = None,
     ) -> None:
-        self._settings = settings
+        self.attempts = Attempts(
+            settings, gate, burial.halt, metrics, clock=clock, wall=wall, random=random
+        )
+        self.health, self.history = self.attempts.health, self.attempts.history
+        self.wall = wall
         self._sink = sink
         self._burial = burial
         self._gate = gate
         self._metrics = metrics
         self._clock = clock
-        self._wall = wall
-        self._random = random or Random()  # noqa: S311 - jitter, not cryptography
-        self.health = SinkHealth()
 
     async def deliver(self, flight: Flight) -> None:
         """Returns once every record of the batch is delivered or buried; never sooner.
@@ -127,24 +80,45 @@ class Delivery:
         outcome: BatchOutcome = (
             "delivered" if not flight.buried else "partial" if flight.delivered else "rejected"
         )
-        self._metrics.batch(flight.batch.closed_by, outcome, len(flight.batch), flight.batch.size)
+        batch, now = flight.batch, self._clock()
+        self._metrics.batch(batch.closed_by, outcome, len(batch), batch.size)
+        took = now - flight.started
+        self.history.landed(batch, outcome, flight.attempts, at=self.wall(), seconds=took)
 
     async def _attempt(self, part: _Part, flight: Flight) -> Outcome:
-        await self._burial.halt.passed()
-        while (wait := self._gate.wait(self._clock())) > 0:  # a hold may grow meanwhile
-            await anyio.sleep(wait)
-            await self._burial.halt.passed()
+        cost = part.cost = part.cost or self._gate.cost(part.batch)
+        # Not what has been sent as it is: it must go again under its id.
+        if not part.sent and len(part.batch) > 1 and (why := self._gate.budgets.excess(cost)):
+            return TooLarge(error=why, sent=False)
+        ticket = await self.attempts.admitted(cost, flight)
         flight.attempts += 1
         flight.touched = self._clock()
-        answer = await self._sink.send(part.batch)
+        answer = await self._sent(part.batch, ticket)
         flight.touched = self._clock()
+        log.debug(
+            "batch_answered",
+            batch=part.batch.id,
+            records=len(part.batch),
+            ranges=part.batch.ranges,
+            attempt=flight.attempts,
+            answer=type(answer).__name__.lower(),
+        )
+        if isinstance(answer, TooLarge) and part.batch is flight.batch:
+            self._gate.too_large(flight.number, len(part.batch), self._clock())
         if isinstance(answer, TooLarge) and not answer.sent:
             return answer  # it says nothing about the sink
+        if (push := _push(answer)) != "unclear":
+            self._gate.answered(flight.number, push, self._clock())
         part.sent += 1
-        if isinstance(answer, Again):
-            self.health.failed(answer, self._wall())
-        else:
-            self.health.answered()
+        return self.attempts.heard(answer)
+
+    async def _sent(self, batch: Batch, ticket: Ticket) -> Outcome:
+        feedback, sent = None, True
+        try:
+            answer = await self._sink.send(batch)
+            feedback, sent = answer.feedback, not isinstance(answer, TooLarge) or answer.sent
+        finally:
+            self.attempts.settle(ticket, feedback, sent=sent)
         return answer
 
     async def _next(self, part: _Part, answer: Outcome, flight: Flight) -> Sequence[_Part]:
@@ -181,38 +155,41 @@ class Delivery:
         pairs = list(zip(records, verdicts, strict=True))
         self._delivered([r for r, v in pairs if v.fate is Fate.DELIVERED], flight)
         rejected = [(r, v) for r, v in pairs if v.fate is Fate.REJECTED]
-        later = [(r, v) for r, v in pairs if v.fate is Fate.RETRY]
+        # Being told to slow down is about the API: it uses up no attempt of a record.
+        slowed = [r for r, v in pairs if _is_later(v) and v.status == TOO_MANY_REQUESTS]
+        later = [(r, v) for r, v in pairs if _is_later(v) and v.status != TOO_MANY_REQUESTS]
         left: list[_Part] = []
         if rejected:
             left += await self._bury_records(part, "rejected", rejected, flight)
-        if later and part.judged + 1 >= self._settings.max_item_attempts:
+        if later and part.judged + 1 >= self.attempts.settings.max_item_attempts:
             left += await self._bury_records(part, "exhausted", later, flight)
-        elif later:
+            later = []
+        again = []
+        if later:
             self._metrics.retry("status")
             rest = part.batch.only([r for r, _ in later])
-            left.append(_Part(rest, part.sent, part.judged + 1))
+            again.append(_Part(rest, part.sent, part.judged + 1))
+        if slowed:
+            self._metrics.retry("throttled")
+            rest = part.batch.only(slowed)
+            again.append(_Part(rest, part.sent, part.judged, part.failures + 1))
+        if again:
             flight.touched = self._clock()
-            await anyio.sleep(self._backoff(part.judged + 1))
-        return left
+            await anyio.sleep(self.attempts.backoff(max(p.failures or p.judged for p in again)))
+        return left + again
 
     async def _again(self, part: _Part, answer: Again, flight: Flight) -> Sequence[_Part]:
         part.failures += 1
-        self._metrics.retry(answer.reason)
         now = self._clock()
         if answer.outage:
             part.failing_since = None
         elif part.failing_since is None:
             part.failing_since = now
+        delay = self.attempts.delay(part.failures, answer.after)
         since = part.failing_since
-        if since is not None and now - since >= self._settings.give_up_after:
+        if since is not None and now - since >= self.attempts.settings.give_up_after:
             verdict = Verdict(Fate.REJECTED, answer.status, answer.error)
             return await self._bury(part, "exhausted", verdict, flight)
-        delay = self._backoff(part.failures)
-        if answer.after is not None:
-            # What the API asks for, but no absurd wait; spread, since others were told the same.
-            wish = min(answer.after, self._settings.max_delay)
-            delay = wish + self._random.uniform(0, self._settings.first_delay)
-            self._gate.hold(now + delay)
         log.warning(
             "batch_retry",
             batch=part.batch.id,
@@ -226,13 +203,6 @@ class Delivery:
         await anyio.sleep(delay)
         return [part]
 
-    def _backoff(self, failures: int) -> float:
-        """Exponential with full jitter: a random part of the ceiling, which doubles each time."""
-        ceiling = min(
-            self._settings.max_delay, self._settings.first_delay * 2 ** min(failures - 1, 32)
-        )
-        return self._random.uniform(0, ceiling)
-
     def _delivered(self, records: Sequence[Record], flight: Flight) -> None:
         if not records:
             return
@@ -240,7 +210,7 @@ class Delivery:
         self._burial.delivered(len(records))
         for topic, count in _by_topic(records, flight.batch).items():
             self._metrics.delivered(topic, count)
-        self._metrics.visible([r.timestamp for r in records], self._wall() * 1000)
+        self._metrics.visible([r.timestamp for r in records], self.wall() * 1000)
 
     async def _bury(
         self, part: _Part, reason: Reason, verdict: Verdict, flight: Flight
@@ -265,6 +235,32 @@ class Delivery:
             flight.buried += len(letters)
             return []
         return [_Part(part.batch.only([record for record, _ in refused]), part.sent)]
+
+
+def _push(answer: Outcome) -> Push | Literal["unclear"] | None:
+    """Whether an answer says that there is too much at the sink. One that never came because there
+    was no connection, or that cannot be read, says neither yes nor no."""
+    match answer:
+        case Answered(verdicts):
+            # An API may let a request through and put off what is in it, one by one.
+            later = verdicts.count(DELIVERED) < len(verdicts) and any(map(_is_overload, verdicts))
+            return "slow" if later else None
+        case Again("timeout"):
+            return "timeout"
+        case Again("throttled" | "status", outage=False):
+            return "slow"
+        case Again():
+            return "unclear"
+    return None
+
+
+def _is_overload(verdict: Verdict) -> bool:
+    status = verdict.status
+    return _is_later(verdict) and (status == TOO_MANY_REQUESTS or status[:1] == "5")
+
+
+def _is_later(verdict: Verdict) -> bool:
+    return verdict.fate is Fate.RETRY
 
 
 def _by_topic(records: Sequence[Record], batch: Batch) -> Counter[str]:

@@ -1,12 +1,16 @@
-"""How fresh the data at the other end is: up to which record timestamp everything is visible."""
+"""How fresh the data at the other end is: up to which record timestamp everything is visible, and
+how long it takes until nothing waits any more."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from .record import TopicPartition
 
+OVER = 60.0  # seconds over which rates are measured
 LATEST = 253_402_300_799_999  # the last ms of the year 9999
 
 
@@ -40,3 +44,53 @@ class Freshness:
         for tp in tps:
             self._pending.pop(tp, None)
             self._visible.pop(tp, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    at: float
+    ends: Mapping[TopicPartition, int]
+    checkpoints: Mapping[TopicPartition, int]
+
+
+class Pace:
+    """How fast the log grows and how fast it is worked off, over the last minute, in offsets.
+
+    Told the time, never asks for it. What is looked at is one assignment: after another one it
+    begins anew.
+    """
+
+    def __init__(self) -> None:
+        self._looks: deque[_Look] = deque()
+
+    def look(
+        self,
+        now: float,
+        ends: Mapping[TopicPartition, int],
+        checkpoints: Mapping[TopicPartition, int],
+    ) -> None:
+        """Notes the log's ends and the checkpoints, at about the same moment."""
+        if self._looks and self._looks[-1].ends.keys() != ends.keys():
+            self._looks.clear()
+        self._looks.append(_Look(now, dict(ends), {tp: checkpoints[tp] for tp in ends}))
+        while now - self._looks[0].at > OVER:
+            self._looks.popleft()
+
+    def forget(self) -> None:
+        self._looks.clear()
+
+    def rates(self) -> tuple[float, float] | None:
+        """Records written and done in a second; None before there is anything to compare."""
+        if len(self._looks) < 2:
+            return None
+        first, last = self._looks[0], self._looks[-1]
+        written = sum(end - first.ends[tp] for tp, end in last.ends.items())
+        done = sum(at - first.checkpoints[tp] for tp, at in last.checkpoints.items())
+        return written / (last.at - first.at), done / (last.at - first.at)
+
+    def catch_up(self, backlog: int) -> float | None:
+        """Seconds until so many records are done with, as things go; None if they never will be."""
+        if not backlog:
+            return 0.0
+        written, done = self.rates() or (0.0, 0.0)
+        return backlog / (done - written) if done > written else None

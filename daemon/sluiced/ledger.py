@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from .batch import Span
 from .record import Range, TopicPartition
@@ -45,6 +46,16 @@ class _Account:
     @property
     def checkpoint(self) -> int:
         return self.firsts[0] if self.firsts else self.position
+
+    def owes(self, first: int, last: int) -> bool:
+        i = bisect_right(self.firsts, last) - 1
+        return i >= 0 and self.lasts[i] >= first
+
+    def owed_within(self, first: int, last: int) -> list[Range]:
+        start = max(0, bisect_right(self.firsts, first) - 1)
+        found = zip(self.firsts[start:], self.lasts[start:], strict=True)
+        cut = ((max(a, first), min(b, last)) for a, b in takewhile(lambda r: r[0] <= last, found))
+        return [(a, b) for a, b in cut if a <= b]
 
 
 class Ledger:
@@ -97,13 +108,17 @@ class Ledger:
                 account.pay(first, last)
         return stale
 
-    def checkpoints(self) -> Mapping[TopicPartition, tuple[int, int]]:
-        """Epoch and offset to commit, of each partition where that is more than the last."""
-        return {
-            tp: (a.epoch, a.checkpoint)
-            for tp, a in self._accounts.items()
-            if a.checkpoint > a.committed
-        }
+    def checkpoint(self, tp: TopicPartition) -> int:
+        """The first offset that is not done: what may be committed as far as it is known here."""
+        return self._accounts[tp].checkpoint
+
+    def owes(self, tp: TopicPartition, first: int, last: int) -> bool:
+        """Whether any of these offsets is taken and not settled."""
+        return self._accounts[tp].owes(first, last)
+
+    def owed_within(self, tp: TopicPartition, first: int, last: int) -> list[Range]:
+        """Those of these offsets that are taken and not settled."""
+        return self._accounts[tp].owed_within(first, last)
 
     def committed(self, tp: TopicPartition, epoch: int, offset: int) -> None:
         """A commit of `offset` was acknowledged."""

@@ -1,16 +1,19 @@
 """Logs: one line per event on stderr, JSON for machines or plain for a terminal.
 
 The libraries' own logging (aiokafka, aiohttp, asyncio) takes the same way out, from WARNING up.
+docs/operations.md has a table of our events; a test holds it against the code.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partialmethod
 from typing import Any, Literal, cast
 
 import structlog
@@ -23,6 +26,11 @@ Format = Literal["auto", "json", "console"]
 
 # A line that a library repeats while a broker is down is shown once in this many seconds.
 REPEAT_INTERVAL = 10.0
+# Of our own events, so many of a kind may come in that time.
+BURST = 20
+
+# Priorities of sd-daemon(3), which the journal takes off the line again.
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
 class LogSettings(Settings, frozen=True):
@@ -43,6 +51,7 @@ def configure(settings: LogSettings) -> None:
         processors=[
             _named,
             structlog.processors.add_log_level,
+            Bursts(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _redact,
@@ -96,6 +105,41 @@ class Repeats(logging.Filter):
         return True
 
 
+class Bursts:
+    """Lets so many lines of a kind through per interval; the next one says how many it held back.
+
+    A kind is an event of a logger, and the partition where one is named. Lines of level debug all
+    come through: whoever asks for them wants to see each batch.
+    """
+
+    def __init__(
+        self,
+        burst: int = BURST,
+        interval: float = REPEAT_INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+        kinds: int = 1000,
+    ) -> None:
+        self._burst, self._interval, self._clock, self._kinds = burst, interval, clock, kinds
+        self._seen: dict[tuple[str, str, str], tuple[float, int]] = {}
+
+    def __call__(self, _: object, level: str, event: EventDict) -> EventDict:
+        if level == "debug":
+            return event
+        kind = (event.get("logger", ""), str(event["event"]), str(event.get("partition", "")))
+        now = self._clock()
+        since, count = self._seen.get(kind, (now, 0))
+        if now - since >= self._interval:
+            if (held := count - self._burst) > 0:
+                event["suppressed"] = held
+            since, count = now, 0
+        if len(self._seen) >= self._kinds:
+            self._seen.clear()  # what libraries say is without number
+        self._seen[kind] = (since, count + 1)
+        if count >= self._burst:
+            raise structlog.DropEvent
+        return event
+
+
 class _Bridge(logging.Handler):
     """Hands what libraries log to structlog, so that there is one format and one way out."""
 
@@ -121,12 +165,17 @@ class _Stderr:
     def __init__(self, name: str = "") -> None:
         self.name = name
 
-    def msg(self, line: str) -> None:
+    def msg(self, line: str, level: str = "info") -> None:
         with suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(line + "\n")
+            priority = f"<{_PRIORITIES[level]}>" if _journal() else ""
+            sys.stderr.write(f"{priority}{line}\n")
             sys.stderr.flush()
 
-    debug = info = warning = error = critical = msg
+    debug = partialmethod(msg, level="debug")
+    info = partialmethod(msg, level="info")
+    warning = partialmethod(msg, level="warning")
+    error = partialmethod(msg, level="error")
+    critical = partialmethod(msg, level="critical")
 
 
 def _named(logger: _Stderr, _: str, event: EventDict) -> EventDict:
@@ -171,6 +220,15 @@ def _terminal() -> bool:
     with suppress(ValueError, AttributeError):  # closed, or none at all
         return sys.stderr.isatty()
     return False
+
+
+def _journal() -> bool:
+    """Whether stderr goes to systemd's journal, as systemd.exec(5) says how to tell."""
+    stream = os.environ.get("JOURNAL_STREAM")
+    if not stream:
+        return False
+    stderr = os.fstat(sys.stderr.fileno())
+    return stream == f"{stderr.st_dev}:{stderr.st_ino}"
 
 
 def _json() -> list[structlog.typing.Processor]:

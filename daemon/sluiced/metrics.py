@@ -25,12 +25,21 @@ from .record import TopicPartition
 
 BatchOutcome = Literal["delivered", "partial", "rejected"]
 RequestOutcome = Literal["ok", "refused", "error", "timeout"]
-SkipReason = Literal["tombstone", "collapsed"]
+SkipReason = Literal["tombstone", "collapsed", "filtered"]
+Recovered = Literal["exact", "changed", "split"]
+JobOutcome = Literal["submitted", "adopted", "not_found", "undecided", "ended", "failed"]
+JobState = Literal["working", "ended", "waiting"]
+JobRecords = Literal["done", "refused", "again", "missing", "doubled", "unknown"]
+Direction = Literal["input", "output"]
+Basis = Literal["estimated", "reported"]
+Redriven = Literal["sent", "left", "failed", "given_up"]
+State = Literal["starting", "running", "waiting", "outage", "halted", "draining"]
 _Key: TypeAlias = tuple[str, ...]  # label values, without the pipeline
 
 RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5)
 BYTES = tuple(1024.0 * 4**n for n in range(10))  # 1 KiB to 256 MiB
 REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+PLAN_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 10, 60)
 DELAY_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 1800, 3600, 21600, 86400)
 
 
@@ -38,17 +47,29 @@ DELAY_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 1800, 3600, 21
 class Gauges:
     """What is true at this moment; asked for once a scrape, so that nothing has to be kept current.
 
-    `checkpoints` (committed offsets) and `lags` (records) name the partitions that are assigned
-    now: a revoked one disappears from the page by not being named.
+    `checkpoints` (committed offsets), `log_starts` (the oldest offsets that the broker still has),
+    `visible` (seconds since 1970) and `lags` (records) name the partitions that are assigned now: a
+    revoked one disappears from the page by not being named.
     """
 
+    state: State = "starting"
     buffered_records: int = 0
     buffered_bytes: int = 0
+    memory_used_bytes: int = 0
     memory_limit_bytes: int = 0
     in_flight_batches: int = 0
     oldest_unflushed_seconds: float = 0.0
+    stopped_partitions: int = 0
+    checkpoint_age_seconds: float = 0.0
     sink_up: bool = True
+    active: bool = True
+    catch_up_seconds: float = 0.0
+    oldest_job_seconds: float = 0.0
+    job_unseen_seconds: float = 0.0
+    jobs: Mapping[JobState, int] = field(default_factory=dict)
     checkpoints: Mapping[TopicPartition, int] = field(default_factory=dict)
+    log_starts: Mapping[TopicPartition, int] = field(default_factory=dict)
+    visible: Mapping[TopicPartition, float] = field(default_factory=dict)
     lags: Mapping[TopicPartition, int] = field(default_factory=dict)
 
 
@@ -56,9 +77,16 @@ _GAUGES = {
     "buffered_records": "Records waiting in open windows.",
     "buffered_bytes": "Bytes that they occupy.",
     "memory_limit_bytes": "The budget for records buffered and in flight.",
+    "memory_used_bytes": "What they and the bodies made of them take up.",
     "in_flight_batches": "Batches at the sink.",
     "oldest_unflushed_seconds": "How long the oldest unsettled record has been held.",
+    "stopped_partitions": "Partitions that cannot be read on, because their log is damaged.",
+    "checkpoint_age_seconds": "Time since a commit last moved a checkpoint, or the start.",
     "sink_up": "0 during an outage of the sink.",
+    "active": "0 outside of the times at which records may be released.",
+    "catch_up_seconds": "Until all that waits in Kafka is done, as things go; NaN for never.",
+    "oldest_job_seconds": "Age of the oldest job at work at the API; 0 if there is none.",
+    "job_unseen_seconds": "Time since the API last said of a job at work how it is, the longest.",
 }
 
 
@@ -104,8 +132,46 @@ class Metrics:
             "rate_limit_wait_seconds", "Seconds for which a limit held requests back.", "limit"
         )
         self._foreign_metadata = _Counter(
-            "foreign_metadata", "Commit metadata found unreadable or not ours."
+            "foreign_metadata", "Commit metadata found that is not ours."
         ).start()
+        self._recovered = _Counter(
+            "recovered_batches",
+            "Batches of a former run: formed again exactly, changed by what the log has lost, or "
+            "split because not all of their partitions are here.",
+            "outcome",
+        ).start(get_args(Recovered))
+        self._jobs = _Counter(
+            "jobs",
+            "Jobs at an API: submitted, ended, and failed without being worked on; after a crash "
+            "or a lost answer adopted, not found and so submitted, and undecided for a while.",
+            "outcome",
+        ).start(get_args(JobOutcome))
+        self._job_results = _Counter(
+            "job_results",
+            "What jobs have said of records: done, refused, or to go again; left out, told of "
+            "twice, and of none that was sent.",
+            "outcome",
+        ).start(get_args(JobRecords))
+        self._tokens = _Counter(
+            "tokens",
+            "Tokens of jobs' requests that go in and come out: estimated when they are submitted, "
+            "and reported by the answers.",
+            "model",
+            "direction",
+            "basis",
+        )
+        self._cost = _Counter(
+            "cost",
+            "What these tokens cost by the table of prices, in its currency.",
+            "model",
+            "basis",
+        )
+        self._redriven = _Counter(
+            "redriven",
+            "Dead letters that were due: sent back to their topics, or left because they cannot "
+            "be; attempts that failed; letters that died again after the last time.",
+            "outcome",
+        ).start(get_args(Redriven))
         self._stale_outcomes = _Counter(
             "stale_outcomes", "Outcomes and commits dropped because their epoch was over."
         ).start()
@@ -115,6 +181,11 @@ class Metrics:
         self._request_seconds = _Histogram(
             "request_seconds", "How long a request to the sink took.", REQUEST_SECONDS, "outcome"
         ).start(get_args(RequestOutcome))
+        self._plan_seconds = _Histogram(
+            "plan_seconds",
+            "From a window's close until its batch was durable in the checkpoint's metadata.",
+            PLAN_SECONDS,
+        ).start()
         self._delay = _Histogram(
             "visibility_delay_seconds",
             "From a record's timestamp until the sink acknowledged it.",
@@ -157,14 +228,20 @@ class Metrics:
         self._batch_bytes.observe(size)
 
     def request(self, status: str, seconds: float) -> None:
-        """One request ended. `status` is the HTTP status, "error" or "timeout".
+        """One request ended. `status` is the HTTP status, or "ok", "error" or "timeout".
 
         Anything else counts as "error": what a server makes up must not become a label value.
         """
-        if status != "timeout" and not (len(status) == 3 and status.isascii() and status.isdigit()):
+        if status not in ("ok", "timeout") and not (
+            len(status) == 3 and status.isascii() and status.isdigit()
+        ):
             status = "error"
         self._requests.add(1, status)
         self._request_seconds.observe(seconds, _outcome_of(status))
+
+    def planned(self, seconds: float) -> None:
+        """A batch has become durable, so long after it was closed."""
+        self._plan_seconds.observe(seconds)
 
     def visible(self, timestamps_ms: Sequence[int], now_ms: float) -> None:
         """Records with these timestamps (ms since 1970) were acknowledged at `now_ms`.
@@ -190,6 +267,37 @@ class Metrics:
     def foreign_metadata(self) -> None:
         """A commit's metadata was not ours, or could not be read, and counted as absent."""
         self._foreign_metadata.add(1)
+
+    def recovered(self, outcome: Recovered, batches: int) -> None:
+        """Planned batches were found in the checkpoint's metadata."""
+        self._recovered.add(batches, outcome)
+
+    def job(self, outcome: JobOutcome) -> None:
+        self._jobs.add(1, outcome)
+
+    def job_results(self, counts: Mapping[JobRecords, int]) -> None:
+        """A job was taken in, and said this of so many records."""
+        for outcome, count in counts.items():
+            self._job_results.add(count, outcome)
+
+    def models(self, names: Iterable[str], *, priced: bool) -> None:
+        """Starts the series of models; names come from the configuration."""
+        names = tuple(names)
+        self._tokens.start(names, get_args(Direction), get_args(Basis))
+        if priced:
+            self._cost.start(names, get_args(Basis))
+
+    def spent(self, model: str, basis: Basis, taken: int, given: int, cost: float) -> None:
+        """Requests to a model have taken so many tokens and given so many, or are likely to."""
+        self._tokens.add(taken, model, "input", basis)
+        self._tokens.add(given, model, "output", basis)
+        if cost:
+            self._cost.add(cost, model, basis)
+
+    def redriven(self, outcome: Redriven, count: int) -> None:
+        """Dead letters were due; "failed" counts attempts, of which nobody knows how many were,
+        and "given_up" those that have died again as often as `max_redrives` allows."""
+        self._redriven.add(count, outcome)
 
     def stale_outcome(self) -> None:
         """An outcome or commit came after its epoch was over and was dropped."""
@@ -217,11 +325,19 @@ class Metrics:
         now = self._gauges()
         for name, text in _GAUGES.items():
             yield self._gauge(name, text, (), {(): getattr(now, name)})
-        for name, text, offsets in (
+        states: dict[_Key, float] = {(state,): state == now.state for state in get_args(State)}
+        jobs: dict[_Key, float] = {(each,): now.jobs.get(each, 0) for each in get_args(JobState)}
+        text = "Jobs at work, with results to be taken in, and waiting to be submitted again."
+        yield self._gauge("open_jobs", text, ("state",), jobs)
+        yield self._gauge("state", "1 for what the pipeline is doing now.", ("state",), states)
+        by_partition: tuple[tuple[str, str, Mapping[TopicPartition, float]], ...] = (
             ("checkpoint_offset", "Committed offset.", now.checkpoints),
+            ("log_start_offset", "The oldest offset that the broker still has.", now.log_starts),
+            ("visible_until_seconds", "Data up to this record timestamp is visible.", now.visible),
             ("lag_records", "Records between the checkpoint and the log's end.", now.lags),
-        ):
-            values: dict[_Key, float] = {(t, str(p)): value for (t, p), value in offsets.items()}
+        )
+        for name, text, found in by_partition:
+            values: dict[_Key, float] = {(t, str(p)): value for (t, p), value in found.items()}
             yield self._gauge(name, text, ("topic", "partition"), values)
         reload = "config_last_reload_successful"
         yield self._gauge(reload, "0 if the last reload was refused.", (), {(): self._reloaded})
@@ -244,7 +360,7 @@ def _outcome_of(status: str) -> RequestOutcome:
         return "timeout"
     if status == "error":
         return "error"
-    return "ok" if status.startswith("2") else "refused"
+    return "ok" if status == "ok" or status.startswith("2") else "refused"
 
 
 class _Counter:

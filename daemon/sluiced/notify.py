@@ -29,8 +29,11 @@ def reloading() -> None:
     _send("RELOADING=1", f"MONOTONIC_USEC={now}")
 
 
-def stopping(status: str = "") -> None:
-    _send("STOPPING=1", *_status(status))
+def stopping(status: str = "", *, seconds: float | None = None) -> None:
+    """A stop has begun. `seconds` is how long it may take, where that may be longer than the
+    unit's TimeoutStopSec= is: systemd waits for so long from now on."""
+    extend = [] if seconds is None else [f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}"]
+    _send("STOPPING=1", *extend, *_status(status))
 
 
 def status(text: str) -> None:

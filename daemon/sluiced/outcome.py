@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Literal, TypeAlias
 
 from .batch import Batch
+from .feedback import Feedback
 
 
 class Fate(Enum):
@@ -30,23 +31,32 @@ class Verdict:
 DELIVERED = Verdict(Fate.DELIVERED)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """What comes with an outcome of any kind, if the API says anything about its limits."""
+
+    feedback: Feedback | None = None
+
+
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(_Said):
     """The API judged every record. Made by `answered`, which checks the count."""
 
     verdicts: Sequence[Verdict]
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The API refused the request as a whole and did not say which record is to blame."""
+class Refused(_Said):
+    """The API refused the request as a whole. `named` are the places in the batch of the records
+    that it blames; mostly it does not say."""
 
     status: str
     error: str = ""
+    named: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class TooLarge:
+class TooLarge(_Said):
     """The request was larger than the API takes. `sent` is False where it never left."""
 
     status: str = ""
@@ -58,7 +68,7 @@ RetryReason = Literal["status", "throttled", "timeout", "connection", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Again(_Said):
     """Nothing is known about any record, or the API wants to be asked later.
 
     The same batch goes again under the same id. `after` is the API's own wish in seconds.
@@ -71,6 +81,13 @@ class Again:
     status: str = ""
     after: float | None = None
     outage: bool = False
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether what was asked for may have been done all the same: no answer came, or one of a
+        gateway that had none, or of a server that broke down over it."""
+        silent = self.reason in ("timeout", "connection", "unknown")
+        return silent or self.status in ("500", "502", "504")
 
 
 Outcome: TypeAlias = Answered | Refused | TooLarge | Again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 
@@ -35,11 +36,51 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class MadeRecord:
+    """A record that no client has read from a topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Transformed(MadeRecord):
+    """A record with another value. The dead letters get `original`."""
+
+    original: Record
+
+    @classmethod
+    def of(cls, r: Record, value: bytes | None) -> Transformed:
+        return cls(r.topic, r.partition, r.offset, r.timestamp, r.key, value, r.headers, r)
+
+
+def original_of(record: Record) -> Record:
+    """What came from the stream."""
+    return record.original if isinstance(record, Transformed) else record
+
+
+# The header that counts how often a record was sent back after it had died.
+REDRIVES = "sluiced.redrives"
+
 # What a record takes up in memory besides its bytes: the object, its integers and its places in
 # lists. Measured with tracemalloc on CPython 3.11 with aiokafka's ConsumerRecord: 273 to 334 bytes,
 # and 186 for a header. The rest is for what the allocator leaves unused between them.
 OVERHEAD = 448
 HEADER_OVERHEAD = 192
+
+
+def redrives(record: Record) -> int:
+    """How often it was sent back after it had died; 0 for a count that cannot be read."""
+    for name, count in record.headers or ():
+        if name == REDRIVES and count and count.isdigit():
+            return int(count[:9])
+    return 0
 
 
 def size_of(records: Iterable[Record]) -> int:
@@ -58,6 +99,9 @@ def footprint_of(records: Sequence[Record], size: int) -> int:
             for k, v in r.headers
         ]
     )
+    if records and isinstance(records[0], Transformed):  # then all are
+        originals = [original_of(r) for r in records]
+        size += size_of(originals) + OVERHEAD * len(records)
     return size + keys + headers + OVERHEAD * len(records)
 
 

@@ -137,10 +137,11 @@ class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 def decode(kind: type, value: Any) -> Any:
-    """The hook by which msgspec decodes this module's types; raises ValueError."""
-    if kind in (Duration, Patience, Size):
-        return kind.parse(value)
-    raise NotImplementedError(kind)
+    """The hook by which msgspec decodes types that are written as a string; raises ValueError."""
+    parse = getattr(kind, "parse", None)
+    if parse is None:
+        raise NotImplementedError(kind)
+    return parse(value)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Collection, Iterator
 from itertools import accumulate
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
 from .batch import Batch, ClosedBy, Run
 from .identity import Identify
 from .record import Record, TopicPartition
+from .schedule import Active, Align
 from .units import Duration, Settings, Size
 
 
 class WindowSettings(Settings, frozen=True):
     """[window]"""
 
-    max_records: Annotated[int, Meta(ge=1)] = 500
+    max_records: Annotated[int, Meta(ge=1)] | Literal["auto"] = 500
     max_bytes: Size = Size(4 * 1024**2)
     max_age: Duration = Duration(2)
     span: Literal["topics", "partition"] = "topics"
+    align: Align | None = None
+    active: Active | None = None
     collapse: bool = False
 
     def __post_init__(self) -> None:
@@ -30,6 +32,18 @@ class WindowSettings(Settings, frozen=True):
             raise ValueError("max_bytes must be at least 1B")
         if self.max_age <= 0:
             raise ValueError("max_age must be more than 0s")
+
+    @property
+    def most_records(self) -> float:
+        """Infinite where the number is to be found out: then only a cap bounds it."""
+        return float("inf") if self.max_records == "auto" else self.max_records
+
+
+class Cap(NamedTuple):
+    """What a window may hold besides what its settings say; it counts from the next one on."""
+
+    records: float = float("inf")
+    bytes: float = float("inf")
 
 
 class Window:
@@ -39,14 +53,21 @@ class Window:
     """
 
     def __init__(
-        self, pipeline: str, settings: WindowSettings, identify: Identify | None = None
+        self,
+        pipeline: str,
+        settings: WindowSettings,
+        identify: Identify | None = None,
+        cap: Cap | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._settings = settings
         self._identify = identify if settings.collapse else None
+        self._cap = cap or Cap()
         self._reset()
 
     def _reset(self) -> None:
+        self._max_records = max(1, min(self._settings.most_records, self._cap.records))
+        self._max_bytes = max(1, min(self._settings.max_bytes, self._cap.bytes))
         self._runs: list[Run] = []
         self.records = 0
         self.bytes = 0
@@ -66,11 +87,25 @@ class Window:
             first, rest = _cut(rest, count)
             if first is not None:
                 self._put(first, now)
-            if self.records >= self._settings.max_records:
+            if self.records >= self._max_records:
                 closed.append(self._close("records"))
-            elif self.bytes >= self._settings.max_bytes or rest is not None:
+            elif self.bytes >= self._max_bytes or rest is not None:
                 closed.append(self._close("bytes"))
         return closed
+
+    def adopt(self, settings: WindowSettings) -> list[Batch]:
+        """Cuts what is open anew by other limits, and returns the batches that this closed, oldest
+        first. The rest stays open and keeps its age."""
+        runs, opened_at = self._runs, self.opened_at
+        self._settings = settings
+        self._reset()
+        return [batch for run in runs for batch in self.add(run, opened_at or 0.0)]
+
+    def cap(self, cap: Cap) -> None:
+        """A window that is open keeps its limits; the next one has these."""
+        self._cap = cap
+        if not self.records:
+            self._reset()
 
     def due_at(self) -> float | None:
         """When the window must close by age; None while it is empty."""
@@ -86,10 +121,10 @@ class Window:
 
     def _fitting(self, run: Run) -> int:
         """How many of the run's records fit into the open window."""
-        room = self._settings.max_records - self.records
-        free = self._settings.max_bytes - self.bytes
+        room = int(min(self._max_records - self.records, len(run.records)))
+        free = self._max_bytes - self.bytes
         if run.size <= free:
-            return min(room, len(run.records))
+            return room
         sizes = accumulate(len(r.value or b"") for r in run.records[:room])
         fitting = bisect_right(list(sizes), free)
         return fitting if fitting or self.records else 1
@@ -148,12 +183,21 @@ class Windows:
     def __init__(
         self, pipeline: str, settings: WindowSettings, identify: Identify | None = None
     ) -> None:
-        self._make: Callable[[], Window] = partial(Window, pipeline, settings, identify)
+        self._pipeline = pipeline
+        self._identify = identify
         self._shared = settings.span == "topics"
+        self.settings = settings
+        self._cap = Cap()
         self._windows: dict[TopicPartition | None, Window] = {}
 
     def __iter__(self) -> Iterator[Window]:
         return iter(self._windows.values())
+
+    @property
+    def most_records(self) -> int | None:
+        """What the next window may hold; None where nothing bounds it."""
+        most = min(self.settings.most_records, self._cap.records)
+        return None if most == float("inf") else int(most)
 
     @property
     def shared(self) -> bool:
@@ -174,12 +218,26 @@ class Windows:
     def add(self, run: Run, now: float) -> list[Batch]:
         key = None if self._shared else run.tp
         if key not in self._windows:
-            self._windows[key] = self._make()
+            self._windows[key] = Window(self._pipeline, self.settings, self._identify, self._cap)
         return self._windows[key].add(run, now)
 
-    def due_at(self) -> float | None:
-        """When the first of the windows must close by age."""
-        return min((at for w in self if (at := w.due_at()) is not None), default=None)
+    def adopt(self, settings: WindowSettings) -> list[Batch]:
+        """Other limits for all windows, those that are open included; see Window. `span` and
+        `collapse` must be as they were."""
+        self.settings = settings
+        return [batch for w in self for batch in w.adopt(settings)]
+
+    def cap(self, cap: Cap) -> None:
+        """Other limits, from each window's next opening on."""
+        if cap != self._cap:
+            self._cap = cap
+            for window in self:
+                window.cap(cap)
+
+    def due_at(self, but: Collection[TopicPartition | None] = ()) -> float | None:
+        """When the first of the windows, but for those with these keys, must close by age."""
+        times = [w.due_at() for key, w in self._windows.items() if key not in but]
+        return min((at for at in times if at is not None), default=None)
 
     def opened_at(self) -> float | None:
         return min((w.opened_at for w in self if w.opened_at is not None), default=None)
@@ -191,6 +249,11 @@ class Windows:
 
     def close(self, key: TopicPartition | None, why: ClosedBy) -> Batch | None:
         return self._windows[key].close(why)
+
+    def close_of(self, tp: TopicPartition, why: ClosedBy) -> Batch | None:
+        """Closes the window that takes this partition's records."""
+        window = self._windows.get(None if self._shared else tp)
+        return window.close(why) if window else None
 
     def close_all(self, why: ClosedBy) -> list[Batch]:
         return [batch for w in self if (batch := w.close(why))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .latency import Latency
+from .postgres import Speed
 from .rounds import Standing
 from .stalled import ALLOWANCE, BUDGET, Stall
 
@@ -60,6 +62,37 @@ def stalls(found: Sequence[Stall | str]) -> str:
         for s in found
     ]
     return table(["sink stalled", "attempts", "peak RSS MB", "limit MB", "target"], rows)
+
+
+def databases(inserts: Sequence[Speed], upserts: Sequence[Speed]) -> str:
+    """Both in one table; ratios are to the first."""
+    rows = [
+        [
+            one.name,
+            *(f"{one.rate:,.0f}", f"{one.rate / inserts[0].rate:.2f}", f"{one.cpu:.1f}"),
+            *(f"{other.rate:,.0f}", f"{other.rate / upserts[0].rate:.2f}", f"{other.cpu:.1f}"),
+        ]
+        for one, other in zip(inserts, upserts, strict=True)
+    ]
+    head = ["into PostgreSQL", *["rows/s", "ratio", "CPU µs/row"] * 2]
+    return table([f"{head[0]}: inserts, then upserts", *head[1:]], rows)
+
+
+def latencies(found: Sequence[Latency]) -> str:
+    """The one without a plan comes first, then the one with a target, then the others."""
+    rows = [
+        [
+            f.name,
+            f"{f.p50:.1f}",
+            f"{f.p99:.1f}",
+            f"{f.within:.1%}" if place else "-",
+            f"{f.commits:.2f}",
+            _verdict(f.within >= 0.99, "99 % of plans within 5 ms") if place == 1 else "",
+        ]
+        for place, f in enumerate(found)
+    ]
+    head = ["full window to request", "p50 ms", "p99 ms", "plans in 5 ms", "commits a batch"]
+    return table([*head, "target"], rows)
 
 
 def _verdict(met: bool, target: str) -> str:

@@ -15,10 +15,13 @@ import tempfile
 from pathlib import Path
 
 from brokers.base import unique
+from brokers.kafka_jars import KafkaUnavailableError, jars
 from brokers.tansu import Tansu
+from databases.postgres import programs
 
-from . import report
+from . import postgres, report
 from .contestants import BARE, JSON, TEXT, WINDOW, DidNotFinishError, Site, daemon
+from .latency import compare
 from .produce import fill, page
 from .rounds import compete, measure
 from .server import Server
@@ -26,6 +29,8 @@ from .stalled import Stall, stall
 
 CPU_AT_MOST = {TEXT.name: 1.3, JSON.name: 1.6}
 STALLS = [(250_000, 5_000_000_000), (250, 1_000_000_000)]  # bytes: of a record, of all waiting
+PARTS = ["speed", "stalled", "latency", "postgres"]
+LATENCY_WINDOWS = 500
 PROFILE_LINES = 25
 QUIET_LOAD = 0.5
 
@@ -41,6 +46,10 @@ def main() -> None:
             _speed(server, options.records, options.rounds, Path(directory))
         if "stalled" in options.only:
             _stalled(server, Path(directory))
+        if "latency" in options.only:
+            _latency(Path(directory))
+        if "postgres" in options.only:
+            _postgres(options.rounds)
 
 
 def _options() -> argparse.Namespace:
@@ -48,7 +57,7 @@ def _options() -> argparse.Namespace:
     environment = os.environ.get
     parser.add_argument("--records", type=int, default=int(environment("RECORDS", "400000")))
     parser.add_argument("--rounds", type=int, default=int(environment("ROUNDS", "3")))
-    parser.add_argument("--only", choices=["speed", "stalled"], nargs=1)
+    parser.add_argument("--only", choices=PARTS, nargs=1)
     parser.add_argument(
         "--profile",
         choices=["text", "json"],
@@ -57,7 +66,7 @@ def _options() -> argparse.Namespace:
         help="instead of measuring, say where the daemon's time goes with this record format",
     )
     options = parser.parse_args()
-    options.only = options.only or ["speed", "stalled"]
+    options.only = options.only or PARTS
     options.rounds = max(1, options.rounds)
     # Full windows only: the last one would otherwise wait until it is old enough.
     options.records = max(2, -(-options.records // WINDOW)) * WINDOW
@@ -94,6 +103,26 @@ def _stalled(server: Server, directory: Path) -> None:
             found.append("did not finish")
             _say(str(error))
     print(f"\n{report.stalls(found)}", flush=True)
+
+
+def _latency(directory: Path) -> None:
+    try:
+        found_jars = jars()
+    except KafkaUnavailableError as error:
+        _say(f"no latency without Apache Kafka: {error}")
+        return
+    _say(f"{LATENCY_WINDOWS} windows, one at a time, on an idle Apache Kafka")
+    found = compare(found_jars, directory, LATENCY_WINDOWS)
+    print(f"\n{report.latencies(found)}", flush=True)
+
+
+def _postgres(rounds: int) -> None:
+    if programs() is None:
+        _say("no PostgreSQL here: apt-get install postgresql")
+        return
+    _say(f"{postgres.ROWS:,} rows into PostgreSQL, {postgres.BATCH:,} to a transaction")
+    found = {upsert: postgres.compare(upsert, rounds) for upsert in (False, True)}
+    print(f"\n{report.databases(found[False], found[True])}", flush=True)
 
 
 def _profile(server: Server, records: int, record_format: str, directory: Path) -> None:

@@ -22,7 +22,7 @@ from .produce import fill, page
 from .server import Server
 
 BUDGET = 256 * 1024**2  # limits.memory, the default
-ALLOWANCE = 120 * 1000**2  # for the interpreter, the libraries and what malloc keeps
+ALLOWANCE = 150 * 1000**2  # for the interpreter, the libraries and what malloc keeps
 
 _WINDOW = 'max_records = 1_000_000\nmax_bytes = "64MiB"'
 _SINK = 'max_records = 1_000_000\nmax_bytes = "80MiB"\ntimeout = "3s"'

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from dataclasses import replace
 
 import pytest
 
+from loads.models import Model
+
 from . import report
+from .loads import measure
 from .produce import MARKER, RECORD_BYTES, page
 from .rounds import Standing
 from .server import Server, State
@@ -74,3 +78,11 @@ def test_every_target_is_judged_by_its_own_figure() -> None:
     for target, standing in missed.items():
         (wrong,) = [v for v in report._verdicts(standing, 1.3) if "MISSED" in v]
         assert wrong.startswith(target)
+
+
+def test_the_servers_of_which_the_best_load_is_known_are_what_they_are_taken_for() -> None:
+    """A fixed setting must deliver what its model says, or no comparison with it means a thing."""
+    model = Model(workers=2, per_request=0.05, per_record=0.0005, network=0.0)
+    delivered, slots, size = asyncio.run(measure(model, (3, 100), learn=0.3, seconds=1.5))
+    assert (slots, size) == (3, 100)
+    assert delivered == pytest.approx(model.goodput(3, 100), rel=0.2)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, for_code
 from aiokafka.structs import OffsetAndMetadata, RecordMetadata
 
 _DEADLINE_SECONDS = 30.0
@@ -135,11 +135,13 @@ class Broker(ABC):
         """Returns when every partition has a leader; raises a KafkaError if that cannot be."""
         async with self.admin() as admin:
             wanted = NewTopic(topic, partitions, 1, topic_configs=config or {})
-            answer: Any = await admin.create_topics([wanted])
+            deadline = time.monotonic() + _DEADLINE_SECONDS
+            while (answer := await _created(admin, wanted)) is None:
+                _check(deadline, f"nobody takes the order to create {topic}")
+                await asyncio.sleep(_POLL_SECONDS)
             [(_, code, message)] = answer.topic_errors
             if code:
                 raise for_code(code)(message)
-            deadline = time.monotonic() + _DEADLINE_SECONDS
             while not await _has_leaders(admin, topic):
                 _check(deadline, f"{topic} has no leader")
                 await asyncio.sleep(_POLL_SECONDS)
@@ -231,6 +233,15 @@ async def _running(start: Callable[[], Any], stop: Callable[[], Any]) -> AsyncIt
         yield
     finally:
         await stop()
+
+
+async def _created(admin: AIOKafkaAdminClient, wanted: NewTopic) -> Any:
+    """The answer, or None from a Kafka that has only just started: while its broker does not know
+    what its controller understands, it closes the connection on whoever asks for a topic."""
+    try:
+        return await admin.create_topics([wanted])
+    except KafkaConnectionError:
+        return None
 
 
 async def _has_leaders(admin: AIOKafkaAdminClient, topic: str) -> bool:

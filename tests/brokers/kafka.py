@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+
+from aiokafka.protocol.admin import CreateAclsRequest
 
 from sluiced.tools.embedded_broker import free_ports, spawn, stop_process, wait_until_ready
 
@@ -16,13 +19,21 @@ from .security import PASSWORD, USER, Certificates
 _READY_SECONDS = 60.0
 _STORAGE_TOOL = "kafka.tools.StorageTool"
 _SERVER = "kafka.Kafka"
+_TOPIC = 2  # a kind of resource that an ACL is about
 
 # Small and quick to start rather than fast in the long run: a test run is over in minutes.
 _JVM = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
 _JVM += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
 
-# Listeners for clients, with their security protocol. MTLS demands a client certificate.
-LISTENERS = {"PLAINTEXT": "PLAINTEXT", "SSL": "SSL", "MTLS": "SSL", "SASL_SSL": "SASL_SSL"}
+# Listeners for clients, with their security protocol. MTLS demands a client certificate. PROXIED
+# tells its clients to come to another port, where a proxy may listen: see `Kafka.advertised`.
+LISTENERS = {
+    "PLAINTEXT": "PLAINTEXT",
+    "SSL": "SSL",
+    "MTLS": "SSL",
+    "SASL_SSL": "SASL_SSL",
+    "PROXIED": "PLAINTEXT",
+}
 
 _SETTINGS = """\
 process.roles=broker,controller
@@ -48,6 +59,11 @@ controlled.shutdown.enable=false
 # A killed broker may register again only once its former self is given up; 9000 by default.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
+
+# Everybody may do everything that `deny_writing` does not forbid; the node itself is never asked.
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
+super.users=User:ANONYMOUS
 
 # Compaction at once, where a topic asks for it, within a small heap.
 log.cleaner.dedupe.buffer.size=4194304
@@ -78,7 +94,7 @@ class Kafka(Broker):
     """A broker with all its listeners, ports and data, which survive `stop`, `kill` and `start`.
 
     `jars` is the directory of Kafka's jars; `directory` is empty and receives settings, data,
-    certificates and the log.
+    certificates and the log. `properties` are settings of the broker's own, added to ours.
     """
 
     name = "kafka"
@@ -88,7 +104,9 @@ class Kafka(Broker):
     durable = True
     creates_missing_topics = False
 
-    def __init__(self, jars: Path, directory: Path) -> None:
+    def __init__(
+        self, jars: Path, directory: Path, properties: Mapping[str, str] | None = None
+    ) -> None:
         self._java = ["java", *_JVM, "-cp", f"{jars}/*"]
         self._settings = directory / "server.properties"
         self._log = directory / "server.log"
@@ -96,13 +114,20 @@ class Kafka(Broker):
         self._process: subprocess.Popen[bytes] | None = None
         self.certificates = Certificates.create_in(directory)
         names = ["CONTROLLER", *LISTENERS]
-        self._ports = dict(zip(names, free_ports(len(names)), strict=True))
-        self._settings.write_text(self._properties(directory / "data"))
+        *ports, self._proxy_port = free_ports(len(names) + 1)
+        self._ports = dict(zip(names, ports, strict=True))
+        added = [f"{key}={value}" for key, value in (properties or {}).items()]
+        self._settings.write_text("\n".join([self._properties(directory / "data"), *added]))
         self._format_storage()
 
     def listener(self, name: str) -> str:
         """The address of a listener, "127.0.0.1:PORT"; `LISTENERS` has the names."""
         return f"127.0.0.1:{self._ports[name]}"
+
+    def advertised(self, name: str) -> str:
+        """Where the broker sends the clients of a listener: to itself, except for PROXIED. All
+        traffic of whoever bootstraps there passes a proxy at that address, or goes nowhere."""
+        return f"127.0.0.1:{self._proxy_port}" if name == "PROXIED" else self.listener(name)
 
     @property
     def bootstrap(self) -> str:
@@ -112,6 +137,18 @@ class Kafka(Broker):
     def process(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the broker has not been started"
         return self._process
+
+    async def deny_writing(self, topic: str) -> None:
+        """From now on, or a moment later, the user of the SASL listener may only read the topic."""
+        every, write, allow, deny, literal = 2, 4, 3, 2, 3
+        async with self.admin() as admin:
+            # A topic with any ACL is closed to whoever has none, so that the user gets one.
+            for operation, permission in ((every, allow), (write, deny)):
+                request = CreateAclsRequest(
+                    _TOPIC, topic, literal, f"User:{USER}", "*", operation, permission
+                )
+                answer = await admin._send_request(request)
+                assert [code for code, _ in answer.creation_responses] == [0], answer
 
     def start(self) -> None:
         """Returns when the broker answers requests, after about 3 s."""
@@ -131,11 +168,13 @@ class Kafka(Broker):
     def _properties(self, data: Path) -> str:
         addresses = {name: self.listener(name) for name in self._ports}
         listeners = ",".join(f"{name}://{address}" for name, address in addresses.items())
+        told = ",".join(f"{name}://{self.advertised(name)}" for name in LISTENERS)
         protocols = {"CONTROLLER": "PLAINTEXT", **LISTENERS}
         node = [
             f"log.dirs={data}",
             f"controller.quorum.voters=1@{addresses['CONTROLLER']}",
             f"listeners={listeners}",
+            f"advertised.listeners={told}",
             f"listener.security.protocol.map={','.join(f'{n}:{p}' for n, p in protocols.items())}",
         ]
         security = _SECURITY.format(
@@ -149,7 +188,8 @@ class Kafka(Broker):
 
     def _format_storage(self) -> None:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*self._java, _STORAGE_TOOL, "format", "-c", str(self._settings), "-t", cluster]
+        command = [*self._java, _STORAGE_TOOL, "format", "-c", str(self._settings)]
+        command.append(f"--cluster-id={cluster}")  # in one word, since an id may start with "-"
         for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
             command += ["--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
+from email.utils import format_datetime, formatdate
 from typing import Any
 
 import msgspec
@@ -222,7 +222,12 @@ def test_a_date_without_a_zone_is_universal_time(monkeypatch: pytest.MonkeyPatch
     time.tzset()
 
 
-@given(st.text(max_size=40))
+@given(
+    st.text(max_size=40)
+    | st.floats().map(str)
+    | st.integers().map(str)
+    | st.datetimes().map(format_datetime)
+)
 @steady
 def test_no_retry_after_breaks_the_sink(text: str) -> None:
     after = retry_after({"retry-after": text, "retry-after-ms": text}, NOW)
@@ -480,6 +485,196 @@ async def test_the_shape_of_errors_may_be_a_text_alone() -> None:
     assert outcome == Refused("422", "the API answered 422: no")
 
 
+# Items that tell their position, and items about some of the records alone
+
+POSITIONED = {"items": "/errors", "index": "/index", "error": "/message"}
+SOME = {**POSITIONED, "partial": True}
+
+
+def failed(*indexes: Any) -> dict[str, Any]:
+    return {"errors": [{"index": n, "message": f"bad {n}"} for n in indexes]}
+
+
+def test_items_may_tell_their_position_in_any_order() -> None:
+    shape = {**STATUS, "index": "/n"}
+    items = [{"n": 2, "status": 422}, {"n": "0", "status": 200}, {"n": 1, "status": 503}]
+    assert fates(read(shape, {"responses": items})) == "dtr"
+
+
+def test_positions_are_all_there_and_once_unless_the_items_are_partial() -> None:
+    for indexes in ((), (1,), (0, 1), (0, 1, 1), (0, 1, 2, 2)):
+        assert "position" in unknown(read(POSITIONED, failed(*indexes)))
+    assert fates(read(POSITIONED, failed(2, 0, 1))) == "rrr"
+
+
+def test_whoever_is_not_among_the_failed_was_delivered_only_if_the_answer_is_2xx() -> None:
+    outcome = read(SOME, failed(1))
+    assert outcome == Answered([DELIVERED, Verdict(Fate.REJECTED, "", "bad 1"), DELIVERED])
+    assert fates(read(SOME, failed(2, 0), status=207)) == "rdr"
+    assert fates(read(SOME, failed(1), status=400)) == "trt"
+
+
+@pytest.mark.parametrize("body", [{"errors": []}, {"errors": None}, {}, {"count": 3}])
+def test_where_only_failures_are_named_there_may_be_none(body: Any) -> None:
+    assert fates(read(SOME, body)) == "ddd"
+    assert isinstance(read(SOME, body, status=400), Refused)
+
+
+@pytest.mark.parametrize("body", [b"", b"OK", [], "x", None, {"errors": "none"}, {"errors": 0}])
+def test_an_answer_that_is_no_such_object_is_still_unknown(body: Any) -> None:
+    unknown(read(SOME, body))
+
+
+@pytest.mark.parametrize("index", [3, -1, "01", 1.5, "x", None, True, {}, "9" * 5000])
+def test_a_position_that_is_none_makes_the_answer_unknown(index: Any) -> None:
+    assert "sink.response index" in unknown(read(SOME, failed(0, index)))
+    assert "sink.response index" in unknown(read(POSITIONED, failed(0, index, 1)))
+
+
+def test_of_several_errors_of_one_record_the_gravest_counts() -> None:
+    shape = {"items": "", "index": "/n", "status": "/s", "partial": True}
+    for statuses in ((503, 422, 200), (200, 422, 503), (422, 503)):
+        assert fates(read(shape, [{"n": 1, "s": s} for s in statuses])) == "drd"
+    assert fates(read(shape, [{"n": 1, "s": 200}, {"n": 1, "s": 503}])) == "dtd"
+    assert fates(read(shape, [{"n": 1, "s": 200}], status=400)) == "tdt"
+
+
+def test_failures_may_be_named_by_id() -> None:
+    shape = {"items": "/errors", "id": "/id", "error": "/why", "partial": True}
+    errors = {"errors": [{"id": "pages-0-1", "why": "no title"}]}
+    assert fates(read(shape, errors)) == "drd"
+    assert fates(read(shape, errors, status=422)) == "trt"
+    assert fates(read(shape, {})) == "ddd"
+    unknown(read(shape, {"errors": [{"id": "pages-0-9", "why": "who?"}]}))
+    unknown(read(shape, {"errors": [{"why": "who?"}]}))
+
+
+def test_a_failure_of_an_id_that_records_share_is_of_all_of_them() -> None:
+    shape = {"items": "", "id": "/id", "error": "/why", "partial": True}
+    settings = http_settings(response=shape)
+    reader = ResponseReader(settings, identity("$key"), lambda text: text, lambda: NOW)
+    batch = batch_of([FakeRecord(offset=n, key=k) for n, k in enumerate((b"a", b"b", b"a"))])
+    answer = Answer(200, {}, b'[{"id":"a","why":"no title"}]')
+    assert fates(reader.outcome(batch, answer)) == "rdr"
+
+
+# One word for the whole batch
+
+WORD = {"status": "/state", "error": "/why", "delivered": ["done", 1], "retry": ["busy", 503]}
+CODE = {"on_error": {"status": "/code", "error": "/why", "delivered": ["THERE"], "retry": ["BUSY"]}}
+
+
+def test_a_2xx_may_hold_the_word_that_counts() -> None:
+    assert fates(read(WORD, {"state": "done"})) == "ddd"
+    assert fates(read(WORD, {"state": 1})) == "ddd"
+    later = read(WORD, {"state": "busy", "why": "a queue"})
+    assert isinstance(later, Again)
+    assert (later.reason, later.error) == ("status", "the API answered 200: a queue")
+    assert read(WORD, {"state": "bad", "why": "no title"}) == Refused(
+        "200", "the API answered 200: no title"
+    )
+    assert isinstance(read(WORD, {"state": 404}), Refused)
+    assert isinstance(read(WORD, {"state": 599}), Again)
+
+
+@pytest.mark.parametrize("body", [b"", b"OK", {}, {"state": None}, {"state": []}, {"state": 2}])
+def test_a_2xx_without_the_word_is_unknown(body: Any) -> None:
+    unknown(read(WORD, body))
+
+
+def test_the_word_may_be_the_whole_answer_in_plain_text() -> None:
+    shape = {
+        "status": "",
+        "delivered": ["ok"],
+        "on_error": {"status": "", "error": "", "rejected": ["Code: 469.*"]},
+    }
+    assert fates(read(shape, b"ok\n")) == "ddd"
+    assert isinstance(read(shape, b"not ok"), Refused)
+    unknown(read(shape, b"\n"))
+    assert isinstance(read(shape, b"Code: 469. It violates", 500), Refused)
+    assert isinstance(read(shape, b"Code: 999. Zookeeper", 500), Again)
+
+
+def test_a_failure_in_a_2xx_may_be_told_apart_by_a_second_word() -> None:
+    again = {"status": "/error", "retry": ["slow"], "delivered": ["duplicate"]}
+    shape = {"status": "/ok", "delivered": ["true"], "error": "/error", "on_error": again}
+    assert fates(read(shape, {"ok": True, "error": "slow"})) == "ddd"
+    later = read(shape, {"ok": False, "error": "slow"})
+    assert isinstance(later, Again)
+    assert later.error == "the API answered 200: slow"
+    assert isinstance(read(shape, {"ok": False, "error": "bad"}), Refused)
+    assert isinstance(read(shape, {"ok": False, "error": "duplicate"}), Refused)
+    assert fates(read(shape, {"ok": False, "error": "duplicate"}, of=1)) == "d"
+
+
+def test_a_failure_in_a_2xx_is_explained_by_its_own_pointer() -> None:
+    shape = {**WORD, "on_error": {"error": "/message"}}
+    no = {"state": "bad", "why": "no title", "message": "another"}
+    assert read(shape, no) == Refused("200", "the API answered 200: no title")
+    assert read(shape, no, 400) == Refused("400", "the API answered 400: another")
+    assert read({"status": "/state"}, no) == Refused(
+        "200", "the API answered 200; set sink.response error to where its answers say why"
+    )
+
+
+def test_a_word_of_failure_in_a_2xx_may_come_with_the_records_to_blame() -> None:
+    blame = {"items": "/errors", "id": "/id", "error": "/why", "partial": True}
+    shape = {"status": "/state", "delivered": ["done"], "on_error": blame}
+    errors = [{"id": "pages-0-1", "why": "no title"}]
+    assert fates(read(shape, {"state": "failed", "errors": errors})) == "trt"
+    assert fates(read(shape, {"state": "done", "errors": errors})) == "ddd"
+    assert isinstance(read(shape, {"state": "failed"}), Refused)
+
+
+@pytest.mark.parametrize("status", [400, 403, 409, 500])
+def test_the_word_of_an_error_goes_before_its_status(status: int) -> None:
+    shape = {"on_error": {**CODE["on_error"], "rejected": ["BAD", "Invalid*"]}}
+    assert isinstance(read(shape, {"code": "BUSY"}, status), Again)
+    for word in ("BAD", "Invalid title"):
+        assert isinstance(read(shape, {"code": word, "why": "w"}, status), Refused)
+    outage = read(shape, {"code": "OTHER"}, 403)
+    assert isinstance(outage, Again)
+    assert outage.outage
+    assert isinstance(read(shape, {"code": "OTHER"}, 500), Again)
+    assert isinstance(read(shape, {"code": "OTHER"}, 400), Refused)
+    assert isinstance(read(shape, b"<html>", 400), Refused)
+
+
+@pytest.mark.parametrize("word", ["BAD", "THERE"])
+def test_throttling_and_a_request_too_large_are_what_they_are(word: str) -> None:
+    shape = {"on_error": {**CODE["on_error"], "rejected": ["BAD"]}}
+    assert isinstance(read(shape, {"code": word}, 429, of=1), Again)
+    assert isinstance(read(shape, {"code": word}, 413, of=1), TooLarge)
+
+
+def test_there_already_is_a_delivery_only_of_a_record_that_was_sent_alone() -> None:
+    """The others of a batch may be missing: the error was about one of them."""
+    assert isinstance(read(CODE, {"code": "THERE"}, 400, of=2), Refused)
+    assert fates(read(CODE, {"code": "THERE"}, 400, of=1)) == "d"
+
+
+def test_the_longest_beginning_of_a_word_counts() -> None:
+    shape = {
+        **STATUS,
+        "delivered": ["ok*"],
+        "retry": ["ok but*", "slow"],
+        "rejected": ["ok but b*"],
+    }
+    statuses = ["ok", "okay", "ok but later", "ok but bad", "slow", "slowly", "*", "not ok"]
+    items = {"responses": [{"status": s} for s in statuses]}
+    assert fates(read(shape, items, of=8)) == "ddtrtrrr"
+
+
+async def test_a_status_may_be_a_verdict_although_it_is_5xx() -> None:
+    response = {"rejected": [500], "retry": [503]}
+    assert isinstance(await asked(500, response=response), Refused)
+    assert isinstance(await asked(503, response=response), Again)
+    items = {"responses": [{"status": 500}, {"status": 502}]}
+    assert fates(read({**STATUS, **response}, items, of=2)) == "rt"
+    # About an item it says nothing of the whole answer.
+    assert isinstance(await asked(500, response={**STATUS, **response}), Again)
+
+
 # Whatever comes
 
 json_values = st.recursive(
@@ -501,6 +696,11 @@ shapes = st.sampled_from(
         {"items": "", "error": ""},
         {"format": "ndjson", "status": "/status"},
         {"on_error": {"items": "", "error": ""}},
+        {"status": "/status"},
+        {"on_error": {"status": "/status", "rejected": ["*"]}},
+        {**STATUS, "index": "/id"},
+        {**STATUS, "index": "/id", "partial": True},
+        {**BY_ID, "partial": True},
     ]
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from contract.api import Api, api, batch_of, read_request, socket_server
+from contract.api import api, batch_of, read_request, socket_server
 from fakes import FakeRecord
 from sluiced.config import Config, load
 from sluiced.identity import identity
@@ -114,43 +113,3 @@ async def test_per_item_status(example: Any) -> None:
     assert isinstance(refused, Answered)
     assert [v.fate for v in refused.verdicts] == [Fate.RETRY, Fate.RETRY, Fate.REJECTED]
     assert refused.verdicts[2].error == "slug too long"
-
-
-def indexed(server: Api) -> list[tuple[Any, Any]]:
-    """The actions and documents of the last _bulk request, as Elasticsearch splits them."""
-    body = server.bodies[-1]
-    body = gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
-    *lines, last = body.split(b"\n")
-    assert last == b"", "the last line must end with a newline"
-    parsed = [json.loads(line) for line in lines]
-    return list(zip(parsed[::2], parsed[1::2], strict=True))
-
-
-async def test_elasticsearch_bulk(example: Any) -> None:
-    async def respond(request: web.Request) -> web.Response:
-        assert request.content_type == "application/x-ndjson"
-        assert "items.*.status" in request.query["filter_path"]
-        items = []
-        for action, document in indexed(server):
-            assert set(action) == {"index"}
-            if "date" in document:
-                reason = {"error": {"reason": "failed to parse field [date]"}}
-                items.append({"index": {"status": 400, **reason}})
-            else:
-                items.append({"index": {"status": 429 if "busy" in document else 201}})
-        return web.json_response({"items": items})
-
-    values = [b"{}", b'{\n"date":1}', b'{"busy":1}']
-    articles: list[Record] = [
-        FakeRecord(offset=n, key=b'k"%d' % n, value=v) for n, v in enumerate(values)
-    ]
-    async with api(respond) as server:
-        outcome = await sent(example("elasticsearch-bulk"), server.url, articles)
-        assert [action["index"]["_id"] for action, _ in indexed(server)] == ['k"0', 'k"1', 'k"2']
-    assert outcome == Answered(
-        [
-            DELIVERED,
-            Verdict(Fate.REJECTED, "400", "failed to parse field [date]"),
-            Verdict(Fate.RETRY, "429"),
-        ]
-    )

@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import cramjam
+import msgspec
 import pytest
 import trustme
 from aiohttp import web
@@ -32,9 +33,11 @@ from contract.api import (
 )
 from fakes import FakeRecord
 from sluiced.errors import ConfigError, SluicedError
-from sluiced.outcome import DELIVERED, Again, Answered, Outcome, TooLarge
-from sluiced.sinks.encoding import compress, inflater
+from sluiced.outcome import DELIVERED, Again, Answered, Outcome, Refused, TooLarge
+from sluiced.sinks.credentials import HIDDEN, Credentials
+from sluiced.sinks.encoding import PIECE, compress, inflater
 from sluiced.sinks.http import HttpSink
+from sluiced.units import Secret
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +101,25 @@ async def test_a_topic_of_any_characters_stays_inside_its_place_in_the_url() -> 
     async with api(answering()) as server, opened(http_settings(f"{server.url}/$topic")) as sink:
         await sink.send(batch_of([FakeRecord(topic="../a b?c#d")]))
     assert server.requests[0].raw_path == "/bulk/..%2Fa%20b%3Fc%23d"
+
+
+async def test_a_key_that_looks_like_a_header_stays_in_the_body() -> None:
+    key = b'x"\r\nX-Evil: 1\r\n\r\n'
+    record = FakeRecord(key=key, headers=(("h", key),))
+    body = {"item": '{"k":$key,"h":$header.h,"v":$value}', "separator": "\n"}
+    async with (
+        api(answering()) as server,
+        opened(
+            http_settings(
+                server.url, body={**body, "envelope": "$items\n"}, headers={"X": "$batch_id"}
+            )
+        ) as sink,
+    ):
+        assert isinstance(await sink.send(batch_of([record])), Answered)
+    (request,), (sent_body,) = server.requests, server.bodies
+    assert "X-Evil" not in request.headers
+    assert sent_body.count(b"\n") == 1
+    assert msgspec.json.decode(sent_body) == {"k": key.decode(), "h": key.decode(), "v": {}}
 
 
 async def test_a_batch_of_several_topics_is_split_where_the_url_names_the_topic() -> None:
@@ -235,7 +257,77 @@ async def test_a_secret_that_the_api_repeats_is_taken_out(monkeypatch: pytest.Mo
     assert "bad token" in str(outcome)
 
 
+async def test_a_secret_is_taken_out_of_json_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", 's3"cr\\3t')
+
+    async def respond(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"sent": dict(request.headers)}}, status=422)
+
+    headers = {"X-Token": {"env": "API_TOKEN"}}
+    async with (
+        api(respond) as server,
+        opened(http_settings(server.url, headers=headers, response={"error": "/error"})) as sink,
+    ):
+        outcome = await sink.send(batch_of(1))
+    assert isinstance(outcome, Refused)
+    assert '"X-Token":"***"' in outcome.error
+
+
+def test_a_secret_that_begins_like_another_is_taken_out_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHORT", "s3cr3t")
+    monkeypatch.setenv("LONG", "s3cr3t-and-more")
+    credentials = Credentials({"A": Secret(env="SHORT"), "B": Secret(env="LONG")})
+    credentials.reveal()
+    assert credentials.scrub("not s3cr3t-and-more, not s3cr3t") == "not ***, not ***"
+
+
+async def test_a_secret_that_was_just_replaced_is_still_taken_out(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old-s3cr3t")
+    credentials = Credentials({"Authorization": Secret(file=str(file), prefix="Bearer ")})
+    credentials.reveal()
+    file.write_text("new-s3cr3t")
+    for _ in range(3):  # each of several requests in flight may be refused
+        credentials.renew()
+    assert credentials.headers == {"Authorization": "Bearer new-s3cr3t"}
+    assert credentials.scrub("not old-s3cr3t, not new-s3cr3t") == "not ***, not ***"
+    for n in range(1000):
+        file.write_text(f"s3cr3t-{n}")
+        credentials.renew()
+    assert len(credentials._hidden) == HIDDEN
+    assert credentials.scrub("not s3cr3t-999") == "not ***"
+
+
 # Time
+
+
+async def test_a_successor_sends_the_new_secret_and_keeps_the_old_one_out_of_texts(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("0ld")
+    sent: list[str] = []
+
+    async def respond(request: web.Request) -> web.Response:
+        sent.append(request.headers["Authorization"])
+        return web.json_response({"error": "not 0ld and not n3w"}, status=422)
+
+    keys = {
+        "headers": {"Authorization": {"file": str(file)}},
+        "response": {"error": "/error"},
+    }
+    async with api(respond) as server, opened(http_settings(server.url, **keys)) as sink:
+        await sink.send(batch_of(1))
+        file.write_text("n3w")
+        successor = sink.successor(http_settings(server.url, **keys))
+        await successor.open()
+        outcome = await successor.send(batch_of(1))
+        await successor.close()
+    assert sent == ["0ld", "n3w"]
+    assert isinstance(outcome, Refused)
+    assert outcome.error.count("***") == 2
 
 
 async def test_a_server_that_never_answers_is_left_at_the_deadline() -> None:
@@ -364,6 +456,55 @@ async def test_the_next_request_after_a_broken_one_has_a_fresh_connection() -> N
         assert isinstance(await sink.send(batch_of(1)), Answered)
 
 
+@pytest.mark.parametrize("when", ["at once", "while idle"])
+async def test_what_nobody_asked_for_is_not_the_answer_to_the_next_request(when: str) -> None:
+    whole = OK + b"Content-Length: 2\r\n\r\n[]"
+    idle = anyio.Event()
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 2:
+            return  # it hangs up: the second batch is not delivered
+        await read_request(reader)
+        writer.write(whole * 2 if when == "at once" else whole)
+        await idle.wait()
+        writer.write(whole)
+        await asyncio.Event().wait()
+
+    async with socket_server(talk) as url, opened(http_settings(url)) as sink:
+        assert isinstance(await sink.send(batch_of(1)), Answered)
+        pool = sink._session.connector._conns  # type: ignore[union-attr]
+        idle.set()
+        with anyio.fail_after(5):
+            while any(not p.should_close for kept in pool.values() for p, _ in kept):
+                await anyio.sleep(0)
+        again(await sink.send(batch_of(1)), "connection")
+    assert connections == 2
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+async def test_a_batch_whose_answer_was_lost_goes_again_with_the_same_key_and_bytes(
+    compression: str,
+) -> None:
+    got: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await read_request(reader))
+        if len(got) > 1:  # it has done the work, and nobody has heard of it
+            writer.write(OK + b"Content-Length: 0\r\n\r\n")
+            await writer.drain()
+
+    async with socket_server(talk) as url:
+        settings = http_settings(url, idempotency_header="Idempotency-Key", compression=compression)
+        async with opened(settings) as sink:
+            again(await sink.send(batch_of(3)), "connection")
+            assert isinstance(await sink.send(batch_of(3)), Answered)
+    assert got[0] == got[1]
+    assert batch_of(3).id.encode() in got[0]
+
+
 # Answers that are broken
 
 
@@ -375,8 +516,12 @@ async def test_the_next_request_after_a_broken_one_has_a_fresh_connection() -> N
         OK + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzip.compress(b"{}")[:-9],
         OK + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
         OK + b"Content-Encoding: br\r\nContent-Length: 2\r\n\r\n{}",
+        OK + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzip.compress(b"{}") + b"{}",
     ],
-    ids=["short of its length", "chunked", "gzip cut", "not gzip", "unknown coding"],
+    ids=[
+        *("short of its length", "chunked", "gzip cut", "not gzip", "unknown coding"),
+        "more after gzip",
+    ],
 )
 @pytest.mark.parametrize("response", [{}, PER_ITEM], ids=["whole", "per item"])
 async def test_a_2xx_whose_body_cannot_be_read_is_unknown(
@@ -387,7 +532,18 @@ async def test_a_2xx_whose_body_cannot_be_read_is_unknown(
     assert outcome.status == "200"
 
 
-@pytest.mark.parametrize("raw", [b"hello\r\n\r\n", b"HTTP/1.1 2OO OK\r\n\r\n", b"\x16\x03\x01\x00"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"hello\r\n\r\n",
+        b"HTTP/1.1 2OO OK\r\n\r\n",
+        b"\x16\x03\x01\x00",
+        OK + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nx",
+        OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        OK + b"Content-Length: -2\r\n\r\n{}",
+    ],
+)
 async def test_what_is_not_http_delivers_nothing(raw: bytes) -> None:
     async with socket_server(saying(raw)) as url:
         outcome = await sent(url)
@@ -471,9 +627,14 @@ async def test_an_answer_that_never_ends_is_left_at_the_cap() -> None:
 
 
 @pytest.mark.parametrize("coding", ["identity", "gzip"])
-def test_unpacking_gives_no_more_than_there_is_room_for_and_one(coding: str) -> None:
-    data = gzip.compress(b"x" * 9) if coding == "gzip" else b"x" * 9
-    assert inflater(coding).feed(data, 3) == b"x" * 4
+@pytest.mark.parametrize("size", [9, PIECE, 3 * PIECE, 3 * PIECE + 1])
+def test_unpacking_gives_all_there_is_and_never_much_at_once(coding: str, size: int) -> None:
+    data = gzip.compress(b"x" * size) if coding == "gzip" else b"x" * size
+    unpacked = inflater(coding)
+    pieces = list(unpacked.pieces(data))
+    unpacked.finish()
+    assert b"".join(pieces) == b"x" * size
+    assert max(map(len, pieces)) <= PIECE
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -559,3 +720,134 @@ async def test_probing_what_is_not_there_says_what_to_check(host: str) -> None:
         await sink.probe()
     assert "sink.url" in caught.value.hint
     assert "private" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["gzip", "zstd"])
+async def test_while_a_compressed_body_is_at_the_api_the_plain_one_is_gone(how: str) -> None:
+    size, left = 8 * 1024**2, []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        # The thread that has compressed it may need a moment to let go of it as well.
+        with anyio.move_on_after(5):
+            while (now := tracemalloc.get_traced_memory()[0]) > size / 2:
+                await anyio.sleep(0.01)
+        left.append(now)
+        writer.write(OK + b"Content-Length: 0\r\nConnection: close\r\n\r\n")
+
+    batch = batch_of([FakeRecord(value=b'"%s"' % (b"x" * size))])
+    async with socket_server(talk) as url, opened(http_settings(url, compression=how)) as sink:
+        tracemalloc.start()
+        try:
+            assert isinstance(await sink.send(batch), Answered)
+        finally:
+            tracemalloc.stop()
+    assert left[0] < size / 2
+
+
+async def test_what_a_body_has_beyond_its_records_is_held_while_it_is_at_the_api() -> None:
+    held: list[int] = []
+    during = []
+
+    async def respond(_: web.Request) -> web.Response:
+        during.append(sum(held))
+        return web.Response()
+
+    batch = batch_of([FakeRecord(value=b"x" * 3000)])
+    async with (
+        api(respond) as server,
+        opened(http_settings(server.url, body={"item": "$value_base64"}), held=held.append) as sink,
+    ):
+        assert isinstance(await sink.send(batch), Answered)
+    assert during == [len(server.bodies[0]) - 3000]
+    assert during[0] > 1000
+    assert sum(held) == 0
+
+
+async def test_of_large_answers_one_at_a_time_is_read() -> None:
+    held: list[int] = []
+    most = 0
+    rest = asyncio.Event()
+
+    async def respond(_: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(_)
+        await response.write(b"x" * 2 * 1024**2)
+        await rest.wait()
+        return response
+
+    def hold(by: int) -> None:
+        nonlocal most
+        held.append(by)
+        most = max(most, sum(held))
+
+    async with (
+        api(respond) as server,
+        opened(http_settings(server.url), held=hold) as sink,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(4):
+            tasks.start_soon(sink.send, batch_of(3))
+        try:
+            with anyio.fail_after(10):
+                # One has all of it, and the others as much as anybody may.
+                while sum(held) < (2 + 3) * 1024**2 - 4 * PIECE:
+                    await anyio.sleep(0.01)
+            await anyio.wait_all_tasks_blocked()
+            assert sum(held) <= (2 + 3) * 1024**2 + 1000
+        finally:
+            rest.set()
+    assert most < 6 * 1024**2
+    assert sum(held) == 0
+
+
+async def test_an_answer_of_more_objects_than_memory_is_not_taken_apart() -> None:
+    body = b"[" + b",".join([b'{"s":200}'] * 60_000) + b"]"  # 600 kB that would be 12 MB
+    response = {"items": "", "status": "/s", "max_bytes": "1MiB"}
+    async with api(answering(200, body)) as server:
+        outcome = again(await sent(server.url, response=response), "unknown")
+        assert "60001 objects" in outcome.error
+        response["max_bytes"] = "16MiB"
+        outcome = again(await sent(server.url, response=response), "unknown")
+        assert "60000 records of 3" in outcome.error
+
+
+async def test_an_answer_is_held_for_as_long_as_it_is_read() -> None:
+    held: list[int] = []
+    rest = asyncio.Event()
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"padding":"' + b"x" * 5000)
+        await rest.wait()
+        await response.write(b'"}')
+        return response
+
+    async with (
+        api(respond) as server,
+        opened(http_settings(server.url), held=held.append) as sink,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(sink.send, batch_of(3))
+        with anyio.fail_after(10):
+            while sum(held) < 5000:
+                await anyio.sleep(0.01)
+        rest.set()
+    assert sum(held) == 0
+
+
+async def test_an_answer_that_is_too_large_is_let_go() -> None:
+    held: list[int] = []
+
+    async def respond(_: web.Request) -> web.Response:
+        return web.Response(body=b"x" * 5000)
+
+    settings = {"response": {"max_bytes": "1KB"}}
+    async with (
+        api(respond) as server,
+        opened(http_settings(server.url, **settings), held=held.append) as sink,
+    ):
+        assert isinstance(await sink.send(batch_of(3)), Again)
+    assert max(held) > 0
+    assert sum(held) == 0

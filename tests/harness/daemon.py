@@ -32,7 +32,7 @@ session_timeout = "6s"
 {record}
 
 [window]
-max_records = 100
+max_records = {max_records}
 max_age = "{max_age}"
 {window}
 
@@ -43,7 +43,7 @@ idempotency_header = "Idempotency-Key"
 {sink}
 
 [sink.body]
-item = '{{"p":$partition,"o":$offset,"k":$key,"v":$value}}'
+item = '{item}'
 separator = ","
 envelope = "[$items]"
 
@@ -82,19 +82,26 @@ async def until(met: Callable[[], object], what: str, seconds: float = 40.0) -> 
 
 
 class Daemon:
-    """`sluiced run` on a configuration made of `CONFIG` with these values put in.
+    """`sluiced run` on a configuration made of `CONFIG`, or of a text with the same fields that is
+    given as `config`, with these values put in; or of another `text` whole, which has "PORT" where
+    the admin port belongs.
 
     An async context manager; what is still running at its end is killed.
     """
 
-    def __init__(self, directory: Path, **values: str) -> None:
+    def __init__(self, directory: Path, text: str = "", **values: str) -> None:
         [self.port] = free_ports(1)
         fields = dict.fromkeys(
             ("kafka", "record", "window", "sink", "blocks", "retry", "limits", "dead_letter"), ""
         )
-        fields |= {"drain": "10s", "max_age": "200ms", "port": str(self.port)} | values
+        fields |= {"item": '{"p":$partition,"o":$offset,"k":$key,"v":$value}'}
+        fields |= {"drain": "10s", "max_age": "200ms", "max_records": "100"}
+        fields |= {"port": str(self.port)} | values
         self.path = directory / f"pages-{self.port}.toml"
-        self.path.write_text(CONFIG.format(**fields))
+        if text:
+            self.path.write_text(text.replace("PORT", str(self.port)))
+        else:
+            self.path.write_text(fields.get("config", CONFIG).format(**fields))
         self._log = directory / f"pages-{self.port}.log"
         self._process: asyncio.subprocess.Process | None = None
 

@@ -45,8 +45,9 @@ class Stream:
         await self.broker.produce(self.topic, messages)
 
     async def checkpoints(self) -> dict[int, int]:
+        """Of every partition where it has left the start, at which the daemon puts it."""
         found = await self.broker.committed(self.group, self.topic)
-        return {partition: offset for partition, (offset, _) in found.items()}
+        return {partition: offset for partition, (offset, _) in found.items() if offset}
 
 
 async def make_stream(broker: Broker, directory: Path) -> Stream:

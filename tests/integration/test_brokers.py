@@ -19,6 +19,7 @@ from brokers.kafka import Kafka
 from brokers.kafka_jars import KafkaUnavailableError, jars, skip_or_fail
 from brokers.security import PASSWORD, USER, oauth_token
 from brokers.tansu import Tansu
+from chaos.proxy import Proxy
 from sluiced.errors import SluicedError
 
 pytestmark = pytest.mark.anyio
@@ -313,3 +314,17 @@ def test_where_kafka_is_required_its_absence_fails(environment: dict[str, str]) 
 def test_where_kafka_is_optional_its_absence_skips() -> None:
     with pytest.raises(pytest.skip.Exception, match="no Apache Kafka: no java"):
         skip_or_fail("no java", {})
+
+
+async def test_whoever_bootstraps_at_the_proxied_listener_is_sent_to_the_proxy(
+    kafka: Kafka,
+) -> None:
+    topic = unique("pages")
+    await kafka.create_topic(topic)
+    await kafka.produce(topic, [b"page"])
+    addresses = (kafka.listener("PROXIED"), kafka.advertised("PROXIED"))
+    real, told = (int(address.rpartition(":")[2]) for address in addresses)
+    async with Proxy(real, told) as proxy:
+        [page] = await kafka.read(topic, bootstrap_servers=kafka.listener("PROXIED"))
+        assert page.value == b"page"
+        assert proxy.accepted > 0

@@ -3,8 +3,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
 
 import aiohttp
@@ -77,7 +80,7 @@ async def raw(admin: Admin, sent: bytes) -> bytes:
     try:
         writer.write(sent)
         return await asyncio.wait_for(reader.read(), 20)
-    except ConnectionResetError:
+    except ConnectionError:
         return b""
     finally:
         writer.close()
@@ -102,7 +105,7 @@ async def test_a_scraper_that_knows_openmetrics_gets_it(client: Client) -> None:
 
 
 async def test_a_scraper_that_knows_gzip_gets_it(admin: Admin) -> None:
-    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n"
+    request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n"
     head, _, body = (await raw(admin, request)).partition(b"\r\n\r\n")
     assert b"Content-Encoding: gzip" in head
     assert b"sluiced_build_info" in gzip.decompress(body)
@@ -132,14 +135,41 @@ async def test_status_is_json(daemon: Daemon, client: Client) -> None:
     assert json.loads(text) == daemon.state
 
 
-async def test_the_root_names_the_routes_and_so_does_a_wrong_path(client: Client) -> None:
+async def test_a_wrong_path_names_the_routes_and_the_page_links_to_them(client: Client) -> None:
     for path, expected in (("/", 200), ("/metric", 404), ("/status/", 404)):
         status, text, _ = await client.get(path)
         assert status == expected
         assert all(route in text for route in ("/metrics", "/livez", "/readyz", "/status"))
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz", "/status", "/"])
+async def test_all_that_the_page_names_is_there_and_allowed_to_nobody_else(client: Client) -> None:
+    _, text, _ = await client.get("/")
+    named = set(re.findall(r'(?:href|src)="([^"#]+)"', text))
+    assert {"page.css", "page.js", "icon.svg", "status"} <= named
+    for path in named:
+        assert (await client.get(f"/{path}"))[0] == 200, path
+    for path, kind in (("", "html"), ("page.css", "css"), ("page.js", "javascript")):
+        _, _, answer = await client.get(f"/{path}")
+        assert answer.content_type == f"text/{kind}"
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none';")
+        assert "unsafe" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+async def test_a_browser_that_has_the_page_is_not_sent_it_again(client: Client) -> None:
+    for path in ("/", "/page.js"):
+        _, text, answer = await client.get(path)
+        assert answer.headers["Cache-Control"] == "no-cache", "kept, but never used unasked"
+        tag = answer.headers["ETag"]
+        status, again, answer = await client.get(path, headers={"If-None-Match": tag})
+        assert (status, again, answer.headers["ETag"]) == (304, "", tag)
+        status, again, _ = await client.get(path, headers={"If-None-Match": '"older"'})
+        assert (status, again) == (200, text)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz", "/status", "/", "/page.js"])
 async def test_head_is_answered_without_a_body(path: str, admin: Admin) -> None:
     head, _, body = (await raw(admin, f"HEAD {path} HTTP/1.0\r\n\r\n".encode())).partition(
         b"\r\n\r\n"
@@ -164,6 +194,48 @@ async def test_no_answer_tells_what_the_server_is_made_of(admin: Admin) -> None:
         assert b"Python" not in answer
 
 
+FOREIGN = [
+    "evil.example",
+    "evil.example:9464",
+    "127.0.0.1.evil.example",
+    "x.localhost",
+    "[::1",
+    "@",
+]
+OWN = ["127.0.0.1", "127.0.0.1:9464", "[::1]:9464", "10.0.0.7", "localhost", "LocalHost.:80", ""]
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/status", "/metrics", "/livez", "/readyz"])
+@pytest.mark.parametrize("host", FOREIGN)
+async def test_on_loopback_a_foreign_name_gets_nothing_but_what_to_do(
+    host: str, path: str, admin: Admin
+) -> None:
+    answer = await raw(admin, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert b" 421 " in answer.splitlines()[0]
+    assert b"localhost" in answer
+    assert b"pages" not in answer
+
+
+@pytest.mark.parametrize("host", OWN)
+async def test_on_loopback_addresses_and_localhost_are_answered(host: str, admin: Admin) -> None:
+    answer = await raw(admin, f"GET /status HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert b" 200 " in answer.splitlines()[0]
+
+
+async def test_a_name_of_loopback_that_is_listened_on_is_answered(daemon: Daemon) -> None:
+    request = b"GET /status HTTP/1.1\r\nHost: 127.1:9464\r\n\r\n"  # no address as such
+    async with daemon.admin(AdminSettings(listen="127.1:0")) as admin:
+        assert b" 200 " in (await raw(admin, request)).splitlines()[0]
+    async with daemon.admin() as admin:
+        assert b" 421 " in (await raw(admin, request)).splitlines()[0]
+
+
+async def test_beyond_loopback_a_scraper_may_use_any_name(daemon: Daemon) -> None:
+    async with daemon.admin(AdminSettings(listen="0.0.0.0:0")) as admin:
+        request = b"GET /metrics HTTP/1.1\r\nHost: host-a.example:9464\r\n\r\n"
+        assert b" 200 " in (await raw(admin, request)).splitlines()[0]
+
+
 async def test_a_malformed_request_is_not_quoted(admin: Admin) -> None:
     answer = await raw(admin, b"GET / HTTP/1.1\r\nbad header <script>\r\n\r\n")
     assert b" 400 " in answer.splitlines()[0]
@@ -176,7 +248,7 @@ async def test_a_header_without_end_is_refused(admin: Admin) -> None:
 
 
 async def test_a_body_is_not_read(admin: Admin) -> None:
-    request = b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nabc"
+    request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\nabc"
     async with asyncio.timeout(module.MAX_LIFETIME / 2):  # nor waited for
         assert (await raw(admin, request)).endswith(b"ok\n")
 
@@ -209,7 +281,7 @@ async def test_a_callback_that_raises_is_logged_but_not_shown(
             answer = await raw(admin, f"GET {path} HTTP/1.0\r\n\r\n".encode())
     assert f" {expected} ".encode() in answer.splitlines()[0]
     assert b"hunter2" not in answer
-    assert [(e["event"], e["path"]) for e in events] == [("the admin port cannot answer", path)]
+    assert [(e["event"], e["path"]) for e in events] == [("admin_failed", path)]
 
 
 async def test_metrics_that_raise_are_an_error_and_not_half_a_page(daemon: Daemon) -> None:
@@ -234,6 +306,48 @@ async def test_who_does_not_finish_a_request_is_cut_off(sent: bytes, daemon: Dae
 
 
 @pytest.mark.usefixtures("impatient")
+async def test_who_trickles_is_cut_off(daemon: Daemon) -> None:
+    async with daemon.admin() as admin, asyncio.timeout(60):
+        host, _, port = admin.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /livez HTTP/1.1\r\n")
+        while not reader.at_eof():
+            writer.write(b"X: y\r\n")
+            with suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(0.02):
+                    assert await reader.read() == b""
+        writer.close()
+
+
+HOSTILE = [
+    b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(20_000)) + b"\r\n",
+    b"POST /livez HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n" + b"x" * 100_000,
+    b"POST /livez HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /livez HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: 99\r\n\r\n\x1f\x8b\x08",
+    b"GET /status HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    b"GET http://elsewhere.example/%00%ff/../metrics HTTP/1.1\r\n\r\n",
+    b"CONNECT elsewhere.example:443 HTTP/1.1\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+    b"\r\n" * 50_000,
+    bytes(range(256)) * 400,
+]
+
+
+@pytest.mark.parametrize("sent", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.usefixtures("impatient")
+async def test_whatever_is_sent_the_next_scrape_is_answered(sent: bytes, daemon: Daemon) -> None:
+    with structlog.testing.capture_logs() as events:
+        async with daemon.admin() as admin, asyncio.timeout(10):
+            answers = await asyncio.gather(*(raw(admin, sent) for _ in range(MAX_CONNECTIONS)))
+            assert (await raw(admin, b"GET /livez HTTP/1.0\r\n\r\n")).endswith(b"ok\n")
+    assert max(map(len, answers)) < 10_000
+    assert events == []
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_who_does_not_read_the_answer_is_cut_off(daemon: Daemon) -> None:
     daemon.state = {"long": "x" * 50_000_000}
     async with daemon.admin() as admin:
@@ -251,7 +365,7 @@ async def test_who_does_not_read_the_answer_is_cut_off(daemon: Daemon) -> None:
 
 
 async def test_one_connection_carries_one_request(admin: Admin) -> None:
-    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
     answer = await raw(admin, request * 3)
     assert answer.count(b"HTTP/1.1 200 OK") == 1
     assert b"Connection: close" in answer
@@ -308,6 +422,11 @@ async def test_after_stopping_the_port_is_free_and_stopping_again_is_harmless(
     writer.close()
     async with daemon.admin(settings) as again:
         assert (await raw(again, b"GET /livez HTTP/1.0\r\n\r\n")).endswith(b"ok\n")
+
+
+def test_by_default_only_this_machine_is_served() -> None:
+    host, _ = AdminSettings().address()
+    assert ip_address(host).is_loopback
 
 
 async def test_an_ipv6_address_is_written_in_brackets(daemon: Daemon) -> None:

@@ -159,3 +159,16 @@ def test_runs_of_one_partition_are_joined_in_the_order_they_came() -> None:
 
 def test_a_batch_of_consecutive_offsets_is_one_range() -> None:
     assert batch_of(1000).spans == (Span(P0, 1, ((0, 999),)),)
+
+
+def test_the_oldest_record_of_each_partition_is_its_first() -> None:
+    runs = [Run(P1, 1, records_at(P1, [7, 9])), Run(P0, 1, records_at(P0, [3, 4, 8]))]
+    assert list(map(at, Batch.of("pages", runs, "age").firsts())) == [
+        ("pages", 0, 3),
+        ("pages", 1, 7),
+    ]
+
+
+def test_its_ranges_are_named_as_the_tools_take_them() -> None:
+    runs = [Run(P1, 1, records_at(P1, [7])), Run(P0, 1, records_at(P0, [0, 1, 2, 5]))]
+    assert Batch.of("pages", runs, "age").ranges == "pages/0/0-2,pages/0/5-5,pages/1/7-7"

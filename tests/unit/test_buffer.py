@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from fakes import P0, P1, P2, records_at
-from sluiced.batch import Run
+from collections.abc import Callable
+
+from fakes import P0, P1, P2, batch_of, records_at
+from sluiced.batch import Batch, Run
 from sluiced.buffer import Buffer
 from sluiced.record import OVERHEAD, TopicPartition
 from sluiced.units import Duration
@@ -21,20 +23,28 @@ def fill(b: Buffer, tp: TopicPartition, count: int, now: float = 0.0, start: int
     b.add(Run(tp, 1, records_at(tp, range(start, start + count))), now)
 
 
-def taken(b: Buffer, now: float) -> list[tuple[int, int]]:
-    """Partition and first offset of every batch that comes out."""
+def anything(_: Batch) -> bool:
+    return True
+
+
+def taken(
+    b: Buffer, now: float, may_go: Callable[[Batch], bool] = anything
+) -> list[tuple[int, int]]:
+    """Partition and first offset of every batch that comes out, through a gate with one slot."""
     out = []
-    while batch := b.next(now):
+    while True:
+        b.ripen(now, 1)
+        if (batch := b.next(may_go)) is None:
+            return out
         out.append((batch.spans[0].tp.partition, batch.records[0].offset))
-    return out
 
 
 def test_what_is_neither_full_nor_old_stays() -> None:
     b = buffer()
-    assert b.next(0.0) is None
+    assert taken(b, 0.0) == []
     fill(b, P0, 1)
-    assert b.next(9.9) is None
-    assert b.next(10.0) is not None
+    assert taken(b, 9.9) == []
+    assert taken(b, 10.0) == [(0, 0)]
 
 
 def test_with_one_window_batches_come_out_in_the_order_they_closed() -> None:
@@ -106,3 +116,32 @@ def test_the_largest_window_is_closed_if_there_is_one() -> None:
     fill(b, P1, 5)
     assert b.close_largest()
     assert taken(b, 0.0) == [(1, 0)]
+
+
+def test_a_batch_that_may_not_go_yet_holds_up_its_own_queue_and_no_other() -> None:
+    b = buffer()
+    fill(b, P0, 4)
+    fill(b, P1, 2)
+    assert taken(b, 0.0, lambda batch: batch.spans[0].tp != P0) == [(1, 0)]
+    assert taken(b, 0.0) == [(0, 0), (0, 2)]
+
+
+def test_batches_of_a_former_plan_go_first_in_their_order_and_nothing_passes_them() -> None:
+    b = buffer(max_records=10)
+    fill(b, P0, 1)
+    b.planned += [batch_of(3, P1, start=7), batch_of(3, P1, start=20)]
+    assert b.records == 7
+    assert taken(b, 10.0, lambda batch: batch.records[0].offset != 7) == []
+    assert taken(b, 10.0) == [(1, 7), (1, 20), (0, 0)]
+
+
+def test_an_old_window_fills_for_as_long_as_the_gate_has_no_slot_for_it() -> None:
+    b = buffer(max_records=10)
+    fill(b, P0, 1)
+    fill(b, P1, 1)
+    assert b.due_at(slots=1) == 10.0
+    assert b.ripen(10.0, slots=1)
+    assert not b.ripen(10.0, slots=1), "one batch waits already for the one slot"
+    assert b.due_at(slots=1) is None, "time alone changes nothing now"
+    assert b.ripen(10.0, slots=2)
+    assert len(b.waiting) == 2

@@ -10,6 +10,8 @@ from fakes import FakeRecord, Rig
 from sluiced.burial import DeadLetterSettings, Halt, Ratio
 from sluiced.errors import BurialError
 from sluiced.ports import DeadLetter
+from sluiced.record import Transformed
+from sluiced.units import Duration
 from strategies import steady
 
 
@@ -134,6 +136,34 @@ async def test_deliveries_push_refusals_out_of_the_ratio() -> None:
 
 
 @pytest.mark.anyio
+async def test_what_comes_back_from_the_dead_letters_is_buried_without_a_brake() -> None:
+    again = [("sluiced.redrives", b"1")]
+    r = rig(0.5, 10)
+    with anyio.fail_after(60):
+        for n in range(30):
+            record = FakeRecord(offset=n, headers=again)
+            assert await r.burial.bury([DeadLetter(record, "rejected", "bad slug")])
+        assert await r.burial.bury(letters(5, 100)), "they have used up nothing of the ratio"
+    assert r.burial.halt.reason is None
+    with anyio.move_on_after(60):
+        await r.burial.bury([*letters(1, 200), DeadLetter(record, "rejected", "bad slug")])
+    assert r.burial.halt.reason, "new ones are counted also in the company of old ones"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("after", "given_up"), [(Duration(60), 2), (None, 0)])
+async def test_what_dies_again_as_often_as_it_may_come_back_is_given_up(
+    after: Duration | None, given_up: int
+) -> None:
+    r = Rig(dead_letter=DeadLetterSettings(topic="dead", retry_after=after, max_redrives=3))
+    counts = [None, b"1", b"2", b"3", b"4", b"many"]
+    headers = [() if n is None else (("sluiced.redrives", n),) for n in counts]
+    records = [FakeRecord(offset=n, headers=h) for n, h in enumerate(headers)]
+    assert await r.burial.bury([DeadLetter(record, "rejected", "no") for record in records])
+    assert r.count("redriven_total", outcome="given_up") == given_up
+
+
+@pytest.mark.anyio
 async def test_a_ratio_of_one_never_halts() -> None:
     r = rig(max_ratio=1.0, window=10)
     for _ in range(5):
@@ -210,3 +240,12 @@ async def test_whoever_waits_for_the_lift_waits_on_if_it_halts_again_at_once() -
 def test_there_is_either_a_topic_or_a_halt(settings: dict[str, str], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         DeadLetterSettings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_what_a_transform_has_made_is_buried_as_it_came() -> None:
+    r = rig()
+    came = FakeRecord(offset=3, value=b"as it came")
+    made = Transformed.of(came, b"as it was sent")
+    assert await r.burial.bury([DeadLetter(made, "rejected", "bad slug")])
+    assert [letter.record for letter in r.dead_letters.letters] == [came]

@@ -15,6 +15,7 @@ import pytest
 from sluiced import __version__
 from sluiced.cli import main, summary
 from sluiced.config import load
+from sluiced.tools.commands import _rate
 
 PAGES = """
 name = "pages"
@@ -90,27 +91,64 @@ def test_check_says_in_plain_words_what_the_daemon_will_do(pages: Path, sluiced:
         "retries    after 250ms to 1m; for as long as it takes",
         "refused    to pages.dead; halts when more than 50% of 1000 records are refused",
         "admin      http://127.0.0.1:9464",
+        "guarantee  every record reaches the sink or the dead letters; what was in flight at a "
+        "crash is sent again as the same batch under the same id, unless a rebalance has taken "
+        "apart a batch of several partitions",
     ]
+
+
+@pytest.mark.parametrize(
+    ("identifies", "words"),
+    [
+        ("batch", "as the same batch under the same id"),
+        ("item", "and the API must know each item by its id"),
+        ("none", "and the API cannot know that it has it"),
+    ],
+)
+def test_the_guarantee_follows_from_what_identifies_the_work(
+    pages: Path, identifies: str, words: str
+) -> None:
+    text = PAGES.replace("[sink]", f'[sink]\nidentifies = "{identifies}"')
+    pages.write_text(text + '[window]\nspan = "partition"\n')
+    last = summary(load(pages))[-1]
+    assert last.startswith("guarantee ")
+    assert last.endswith(words)
 
 
 def test_the_summary_follows_what_is_set(pages: Path) -> None:
     pages.write_text(
         PAGES.replace('topic = "pages.dead"', 'on_reject = "halt"')
         + '[kafka.tls]\n[kafka.sasl]\nmechanism = "OAUTHBEARER"\ntoken_command = ["true"]\n'
-        + '[window]\nspan = "partition"\ncollapse = true\n'
+        + '[window]\nspan = "partition"\ncollapse = true\nmax_age = "1h"\nalign = "1h UTC"\n'
+        + 'active = "Mon-Fri 22:00-06:00 Europe/Berlin"\n'
         + '[record]\nformat = "text"\nid = "$key"\n'
         + '[limits]\nmax_in_flight = 4\n[retry]\ngive_up_after = "1h"\n'
     )
     text = "\n".join(summary(load(pages)))
     for words in (
         "(TLS and SASL)",
-        "one for each partition, newest record of an id only",
+        "or 1h, one for each partition, and every 1h UTC, newest record of an id only",
+        "released   Mon-Fri 22:00-06:00 Europe/Berlin; what is read by then is finished",
         "checked to be UTF-8, known as $key",
         "4 batches at once, not in order",
         "dead-lettered after 1h",
         "halts at the first one",
     ):
         assert words in text
+
+
+def test_the_summary_says_what_may_go_out_and_what_is_found_out(pages: Path) -> None:
+    limits = '[limits]\nmax_in_flight = "auto"\nrequests_per_minute = 90\nbytes_per_hour = "1GiB"\n'
+    pages.write_text(PAGES + limits + 'share = "group"\n[window]\nmax_records = "auto"\n')
+    text = "\n".join(summary(load(pages)))
+    for words in (
+        "closes at 1 to 1000 records, as serves best, 4MiB or 2s",
+        "as many as serve best, up to 32 batches at once, not in order",
+        "at most 90 requests per minute, 1GiB bytes per hour, for all members together",
+    ):
+        assert words in text
+    pages.write_text(PAGES)
+    assert not any(line.startswith("limits") for line in summary(load(pages)))
 
 
 def test_check_shows_no_secret_and_no_query(pages: Path, sluiced: Sluiced) -> None:
@@ -191,6 +229,24 @@ main()
     assert "ZeroDivisionError: a bug" in last["exception"]
 
 
+def test_a_checkpoint_that_fell_off_the_log_ends_with_3(pages: Path) -> None:
+    program = """
+import asyncio
+from sluiced.cli import main
+from sluiced.errors import LostRangeError
+def lose(work):
+    work.close()
+    raise LostRangeError("pages/2: records 10 to 49 were deleted", "Reset the offset.")
+asyncio.run = lose
+main()
+"""
+    command = [sys.executable, "-c", program, "run", str(pages)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 3
+    assert "sluiced: pages/2: records 10 to 49 were deleted\n  Reset the offset." in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [["bogus"], ["check"], ["run"], ["check", "a.toml", "b.toml"], ["run", "--x"], []]
 )
@@ -206,7 +262,10 @@ def test_help_names_the_commands_that_exist_in_plain_text(sluiced: Sluiced) -> N
     ended = sluiced("--help")
     assert ended.code == 0
     commands = ended.out.partition("Commands:")[2].split("\n")
-    assert [line.split()[0] for line in commands if line.strip()] == ["run", "check", "demo"]
+    names = [line.split()[0] for line in commands if line.strip()]
+    assert names == [
+        *("run", "check", "demo", "preview", "replay", "status", "tune", "dead-letters", "jobs"),
+    ]
     assert ended.out.isascii()
 
 
@@ -227,3 +286,40 @@ def test_asking_for_the_version_loads_none_of_the_libraries() -> None:
 def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sluiced", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("dead-letters", "list", "PAGES", "--since", "yesterday"), "is not a point in time"),
+        (("dead-letters", "show", "PAGES", "pages"), "does not name a record"),
+        (("dead-letters", "redrive", "PAGES", "--rate", "fast"), "is not a rate"),
+        (("dead-letters", "redrive", "PAGES", "--rate", "0/s"), "is not a rate"),
+        (("dead-letters", "redrive", "PAGES", "--patience", "5"), "expected a duration"),
+        (("replay", "PAGES"), "give either ranges, a span of time or --batch"),
+        (("replay", "PAGES", "pages/0/1", "--since", "1h"), "give either ranges, a span"),
+        (("replay", "PAGES", "--batch-ranges", "--since", "1h"), "--batch-ranges needs ranges"),
+        (("replay", "PAGES", "pages/0/9-1"), "is not a range of offsets"),
+    ],
+)
+def test_a_tool_that_is_told_nonsense_says_so_and_reaches_for_nothing(
+    pages: Path, sluiced: Sluiced, arguments: tuple[str, ...], advice: str
+) -> None:
+    ended = sluiced(*(pages if word == "PAGES" else word for word in arguments))
+    assert (ended.code, ended.out) == (1, "")
+    assert advice in ended.err
+
+
+def test_a_pipeline_without_dead_letters_has_none_to_look_at(pages: Path, sluiced: Sluiced) -> None:
+    pages.write_text(PAGES.replace('topic = "pages.dead"', 'on_reject = "halt"'))
+    for command in ("list", "redrive"):
+        ended = sluiced("dead-letters", command, pages)
+        assert ended.code == 2
+        assert "dead_letter.topic is not set" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("", 0.0), ("50", 50.0), ("50/s", 50.0), ("600/m", 10.0), ("36/h", 0.01)]
+)
+def test_a_rate_is_so_many_in_a_unit_of_time(text: str, rate: float) -> None:
+    assert _rate(text) == rate

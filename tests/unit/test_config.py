@@ -17,7 +17,7 @@ from msgspec.structs import fields
 from sluiced.config import NOT_YET, Config, conflicts, load
 from sluiced.config_decode import Decoder
 from sluiced.errors import ConfigError
-from sluiced.units import Secret, Settings, decode
+from sluiced.units import Secret, Settings, Size, decode
 
 DOCS = Path(__file__).parents[2] / "docs/configuration.md"
 
@@ -161,11 +161,18 @@ def test_an_error_names_the_file_the_key_the_value_and_what_to_write(refusal: Re
         ({"kafka__start_at": "end"}, 'start_at = "end": expected one of "earliest", "latest"'),
         ({"record__id": "slug"}, 'record.id = "slug": expected "$topic-$partition-$offset"'),
         ({"dead_letter__max_ratio": 1.5}, "dead_letter.max_ratio = 1.5: expected a number <= 1"),
+        ({"limits__max_in_flight": "all"}, 'expected a whole number >= 1 or "auto"'),
+        ({"window__max_records": "all"}, 'expected a whole number >= 1 or "auto"'),
+        ({"limits__most_in_flight": 0}, "limits.most_in_flight = 0: expected a whole number >= 1"),
+        ({"limits__burst": 2}, "limits.burst = 2: expected a number <= 1"),
+        ({"limits__bytes_per_day": 9}, "limits.bytes_per_day = 9: expected a size"),
+        ({"limits__bytes_per_day": "0B"}, 'limits.bytes_per_day = "0B": must be at least 1B'),
+        ({"limits__tokens": "n"}, 'limits.tokens = "n": a JSON pointer is empty or starts'),
         ({"limits__memory": "1MiB"}, 'limits.memory = "1MiB": must be at least 16MiB'),
         ({"admin__listen": "9464"}, 'admin.listen = "9464": is host:port'),
         ({"name": "a b"}, 'name = "a b": expected 1 to 64 letters'),
         ({"sink__method": "GET"}, 'sink.method = "GET": expected one of "POST"'),
-        ({"sink__type": "htp"}, 'sink.type = "htp": there is no such type; write "http"'),
+        ({"sink__type": "htp"}, 'sink.type = "htp": there is no such type; write one of "http"'),
         ({"sink__headers": {"X-A": 3}}, "sink.headers.X-A: expected a string or a secret"),
         ({"sink__body": {"item": "x"}}, 'sink.body.item = "x": has no placeholder'),
         ({"kafka__sasl": {"mechanism": "PLAIN"}}, "kafka.sasl: PLAIN takes username and password"),
@@ -226,24 +233,28 @@ def test_a_hundred_problems_fit_on_a_screen(refusal: Refusal) -> None:
 # Not yet
 
 
-@pytest.mark.parametrize("path", [k for k, v in NOT_YET.items() if isinstance(v, str)])
-def test_a_key_that_comes_later_is_refused_by_name(path: str, refusal: Refusal) -> None:
-    said = refusal(**{path.replace(".", "__"): {"topic": "x"} if path == "results" else "5m"})
-    assert re.search(rf"{path} is not available yet in sluiced \S+; remove it", said)
+LATER = "is not available yet; remove it"
 
 
-@pytest.mark.parametrize(
-    ("path", "value"), [(k, x) for k, v in NOT_YET.items() if not isinstance(v, str) for x in v]
-)
-def test_a_value_that_comes_later_is_refused_by_name(
-    path: str, value: str, refusal: Refusal
+def test_a_key_that_comes_later_is_refused_by_name(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = refusal(**{path.replace(".", "__"): value})
-    assert f'{path} = "{value}" is not available yet in sluiced' in said
+    monkeypatch.setitem(NOT_YET, "window.later", LATER)
+    assert f"window.later {LATER}" in refusal(window__later="5m")
 
 
-def test_of_a_sink_that_comes_later_nothing_else_is_complained_about(refusal: Refusal) -> None:
-    said = refusal(sink={"type": "postgres", "dsn": "postgres://hunter2@db/x", "table": "pages"})
+def test_a_value_that_comes_later_is_refused_by_name(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NOT_YET, "window.span", {"later": LATER})
+    assert f'window.span = "later" {LATER}' in refusal(window__span="later")
+
+
+def test_of_a_sink_that_comes_later_nothing_else_is_complained_about(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NOT_YET, "sink.type", {"later": LATER})
+    said = refusal(sink={"type": "later", "dsn": "later://hunter2@db/x", "table": "pages"})
     assert said.count("sink.") == 1
 
 
@@ -327,6 +338,18 @@ def test_certificates_and_tokens_that_are_not_there_are_found(refusal: Refusal) 
             "limits.memory = 16MiB: too little for windows of window.max_bytes = 4MiB with "
             "limits.max_in_flight = 2",
         ),
+        (
+            {"limits__records_per_hour": 499},
+            "limits.records_per_hour = 499: less than window.max_records = 500",
+        ),
+        (
+            {"limits__bytes_per_minute": "1MiB"},
+            "limits.bytes_per_minute = 1MiB: less than window.max_bytes = 4MiB",
+        ),
+        (
+            {"limits__max_in_flight": "auto", "limits__most_in_flight": 100},
+            "windows of window.max_bytes = 4MiB with limits.most_in_flight = 100",
+        ),
         ({"dead_letter__topic": "pages"}, 'dead_letter.topic = "pages": also in kafka.topics'),
         ({"dead_letter__topic": "a/b"}, 'dead_letter.topic = "a/b": not a topic'),
         ({"kafka__topics": ["pages.*"]}, 'kafka.topics = "pages.*": not a topic'),
@@ -360,10 +383,20 @@ def test_a_topic_in_the_url_is_fine_where_a_window_has_one(loaded: Load) -> None
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"shutdown__drain": "29s"}, "shutdown.drain"),
-        ({"retry__give_up_after": "30s"}, "retry.give_up_after"),
-        ({"kafka__session_timeout": "5s"}, "kafka.session_timeout"),
-        ({"kafka__session_timeout": "1h"}, "kafka.session_timeout"),
+        (
+            {"dead_letter__retry_after": "15m", "record__id": "$key"},
+            "dead_letter.retry_after",
+        ),
+        (
+            {"dead_letter__retry_after": "15m", "kafka__isolation_level": "read_uncommitted"},
+            "kafka.isolation_level",
+        ),
+        ({"limits__records_per_minute": 1200}, "limits.records_per_minute"),
+        ({"limits__tokens": "/max_tokens"}, "limits.tokens"),
+        ({"limits__most_in_flight": 8}, "limits.most_in_flight"),
+        ({"sink__response": {"usage": "/usage"}}, "sink.response.usage"),
+        ({"sink__response": {"usage": ["/in", "/out"]}}, "sink.response.usage"),
+        ({"window__align": "1d Europe/Berlin", "window__max_age": "23h"}, "window.align"),
         ({"window__collapse": True}, "window.collapse"),
         ({"record__format": "text"}, "record.format"),
         ({"sink__idempotency_header": None}, "sink.idempotency_header"),
@@ -376,13 +409,30 @@ def test_what_works_otherwise_than_one_may_think_is_a_warning(
     assert warning.startswith(f"{key}: ")
 
 
+def test_what_is_to_be_found_out_is_not_held_against_other_settings(loaded: Load) -> None:
+    changes = {"window__max_records": "auto", "limits__max_in_flight": "auto"}
+    config = loaded(**changes, limits__records_per_minute=100)
+    assert config.limits.slots == 32
+    assert warnings(config) == []
+
+
+def test_a_window_that_would_use_more_of_a_budget_is_told(loaded: Load) -> None:
+    (warning,) = warnings(loaded(limits__records_per_minute=1200))
+    assert "no more than 2 full windows of window.max_records = 500 fit into it" in warning
+    assert "83% of it; window.max_records = 400 would use all" in warning
+    assert warnings(loaded(limits__records_per_minute=1200, window__max_records=400)) == []
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"record__format": "text", "sink__body": {"item": '{"text":$value_string}'}},
         {"record__format": "text", "sink__body": {"separator": "\n", "envelope": "$items\n"}},
         {"window__collapse": True, "record__id": "/slug"},
-        {"retry__give_up_after": "31s"},
+        {"window__active": "22:00-06:00 Europe/Berlin"},
+        {"freshness__topic": "marks"},
+        {"dead_letter__retry_after": "15m"},
+        {"record__id": "$key", "kafka__isolation_level": "read_uncommitted"},
         {"sink__idempotency_header": None, "sink__url": "https://cms.example.com/?d=$batch_id"},
         {"sink__idempotency_header": None, "sink__body": {"item": '{"id":$id,"doc":$value}'}},
         {"sink__idempotency_header": None, "record__id": "/slug"},
@@ -418,6 +468,21 @@ def test_a_secret_that_the_network_sees_is_warned_about(
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"topic": "pages.dead", "retry_after": "999ms"}, "must be between 1s and 5d"),
+        ({"topic": "pages.dead", "retry_after": "6d"}, "must be between 1s and 5d"),
+        ({"topic": "pages.dead", "max_redrives": 0}, "dead_letter.max_redrives = 0"),
+        ({"on_reject": "halt", "retry_after": "15m"}, "needs topic"),
+    ],
+)
+def test_a_retry_of_dead_letters_that_cannot_be_is_refused(
+    settings: dict[str, Any], said: str, refusal: Refusal
+) -> None:
+    assert said in refusal(dead_letter=settings)
+
+
 # Anything at all
 
 SCALARS = st.one_of(
@@ -434,7 +499,7 @@ def paths(kind: type[msgspec.Struct], prefix: str = "") -> list[str]:
     for info in fields(kind):
         path = prefix + info.encode_name
         nested = [k for k in (info.type, *getattr(info.type, "__args__", ())) if is_settings(k)]
-        found += paths(nested[0], f"{path}.") if nested else [path]
+        found += [p for each in nested for p in paths(each, f"{path}.")] or [path]
     if tag := kind.__struct_config__.tag_field:
         found.append(prefix + tag)
     return found
@@ -465,8 +530,10 @@ def documented() -> dict[str, str]:
     section: str | None = None
     for line in DOCS.read_text().splitlines():
         if line.startswith("#"):
-            heading = re.match(r"##+ `\[([a-z_.]+)\]`", line)
-            section = f"{heading[1]}." if heading else "" if line == "## Top level" else None
+            # "## `[window]`", or of a sink other than http "## `[sink]` of type `"file"`"
+            heading = re.match(r"##+ `\[([a-z_.]+)\]`(?: of type `\"([a-z-]+)\"`)?", line)
+            kind = f":{heading[2]}" if heading and heading[2] else ""
+            section = f"{heading[1]}{kind}." if heading else "" if line == "## Top level" else None
         elif section is not None and (row := re.match(r"\| `(\w+)` \| .+? \| (.+?) \| ", line)):
             found[section + row[1]] = row[2]
     return found
@@ -481,7 +548,11 @@ def defaults(kind: type[msgspec.Struct], prefix: str = "") -> dict[str, tuple[An
         default = info.default
         if default is msgspec.NODEFAULT and info.default_factory is not msgspec.NODEFAULT:
             default = info.default_factory()
-        found |= defaults(nested[0], f"{path}.") if nested else {path: (info.type, default)}
+        for each in nested:
+            other = each.__struct_config__.tag
+            found |= defaults(each, f"{path}." if other in (None, "http") else f"{path}:{other}.")
+        if not nested:
+            found[path] = (info.type, default)
     if tag := kind.__struct_config__.tag_field:
         found[prefix + tag] = (str, msgspec.NODEFAULT)
     return found
@@ -516,7 +587,7 @@ def test_the_documentations_examples_are_accepted(
     monkeypatch.setenv("CMS_TOKEN", "hunter2")
     examples = re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL)
     sinks = [tomllib.loads(example)["sink"] for example in examples if "[sink]" in example]
-    assert len(sinks) == 3
+    assert len(sinks) == 5
     (tmp_path / "shortest.toml").write_text(examples[0])
     load(tmp_path / "shortest.toml")
     for sink in sinks:
@@ -531,3 +602,53 @@ def test_the_documentation_names_everything_that_comes_later() -> None:
         words = [last] if isinstance(entry, str) else [str(value) for value in entry]
         for word in words:
             assert re.sub(r"_per_(second|hour|day)$", "_per_minute", word) in later
+
+
+JOBS = {"type": "openai-batch", "api_key": {"env": "LLM_KEY"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"freshness__topic": "pages"}, 'freshness.topic = "pages": also in kafka.topics'),
+        ({"freshness__topic": "pages.dead"}, "also dead_letter.topic"),
+        ({"freshness__topic": "answers"}, "also results.topic"),
+        ({"results__topic": "pages"}, 'results.topic = "pages": also in kafka.topics'),
+        ({"results__topic": "pages.dead"}, "also dead_letter.topic"),
+        ({"results__topic": "a/b"}, 'results.topic = "a/b": not a topic\'s name'),
+    ],
+)
+def test_each_topic_has_one_purpose(
+    changes: dict[str, Any], said: str, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_KEY", "hunter2")
+    assert said in refusal(**{"sink": JOBS, "results__topic": "answers"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"limits__max_in_flight": "auto"}, "be submitted at once, such as 1"),
+        ({"window__max_records": "auto"}, "at most sink.max_records = 50000"),
+    ],
+)
+def test_nothing_is_found_out_from_jobs(
+    changes: dict[str, Any], said: str, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_KEY", "hunter2")
+    text = refusal(sink=JOBS, results__topic="answers", **changes)
+    [key] = changes
+    assert f'{key.replace("__", ".")} = "auto": nothing can be found out from jobs' in text
+    assert said in text
+
+
+@pytest.mark.parametrize(
+    ("allowed", "memory"),
+    [(None, "256MiB"), (2**30, "256MiB"), (250 * 10**6, "100000000B"), (10**8, "16MiB")],
+)
+def test_the_default_budget_leaves_room_for_the_process_below_the_kernels_limit(
+    allowed: int | None, memory: str, loaded: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sluiced.config.memory_limit", lambda: allowed)
+    assert loaded().limits.memory == Size.parse(memory)
+    assert loaded(limits__memory="64MiB").limits.memory == Size.parse("64MiB")

@@ -23,9 +23,9 @@ from fakes import (
     offsets,
     records_at,
 )
+from sluiced.attempts import Flight, RetrySettings
 from sluiced.batch import Batch, Run
 from sluiced.burial import DeadLetterSettings
-from sluiced.delivery import Flight, RetrySettings
 from sluiced.errors import BurialError
 from sluiced.outcome import Again, Answered, Fate, Outcome, Refused, TooLarge, Verdict, answered
 from sluiced.record import TopicPartition
@@ -324,6 +324,47 @@ async def test_an_absurd_wait_is_cut_to_the_longest_pause() -> None:
     assert 60.0 <= second - first <= 60.25 + 1e-6
 
 
+@pytest.mark.parametrize("no_wait", [0.0, None])
+async def test_a_wait_of_nothing_does_not_make_a_storm(no_wait: float | None) -> None:
+    """Nor does a date that is over, which a wall clock that has jumped makes of every date."""
+    r = rig(*[Again("throttled", "slow down", "429", after=no_wait)] * 12)
+    await deliver_with(r, 1)
+    assert r.sink.times[-1] > 30.0, "the pauses grow as without a wish"
+
+
+async def test_a_storm_of_429_takes_time_and_buries_nothing() -> None:
+    r = rig(*[Again("throttled", "slow down", "429", after=30.0)] * 200)
+    await deliver_with(r, 4)
+    assert r.dead_letters.letters == []
+    pauses = [b - a for a, b in pairwise(r.sink.times)]
+    assert all(30.0 <= pause <= 30.25 + 1e-6 for pause in pauses)
+    assert len({round(pause, 6) for pause in pauses}) > 100, "others were told the same"
+
+
+async def test_an_item_that_is_told_to_slow_down_uses_up_no_attempt() -> None:
+    slow_down = Verdict(Fate.RETRY, "429", "too many requests")
+    r = rig(*[Answered([slow_down] * 4)] * 50, max_item_attempts=2)
+    await deliver_with(r, 4)
+    assert r.dead_letters.letters == []
+    assert r.sink.times[-1] > 120.0, "and the pauses grow"
+    assert r.count("retries_total", reason="throttled") == 50
+
+
+async def test_items_told_to_slow_down_do_not_save_those_that_are_exhausted() -> None:
+    statuses = {0: "503", 1: "429"}
+
+    def answer(batch: Batch) -> Outcome:
+        verdicts = [Verdict(Fate.RETRY, statuses[x.offset]) for x in batch.records]
+        done = batch.records[0].offset == 1 and len(r.sink.requests) > 20
+        return deliver(batch) if done else Answered(verdicts)
+
+    r = rig(then=answer, max_item_attempts=3)
+    await deliver_with(r, 2)
+    assert r.dead_letters.offsets == [0]
+    assert r.sink.taken == {("pages", 0, 1): 1}
+    assert r.sink.offsets[:4] == [[0, 1], [0], [0], [1]]
+
+
 async def test_when_one_batch_is_asked_to_wait_the_others_wait_as_well() -> None:
     r = rig(Again("throttled", "slow down", "429", after=20.0))
     async with anyio.create_task_group() as tasks:
@@ -332,6 +373,17 @@ async def test_when_one_batch_is_asked_to_wait_the_others_wait_as_well() -> None
         tasks.start_soon(deliver_with, r, batch_of(1, start=1))
     assert r.sink.offsets[0] == [0]
     assert min(r.sink.times[1:]) >= 20.0
+
+
+async def test_the_wait_is_kept_by_others_also_where_the_batch_itself_is_given_up() -> None:
+    throttled = Again("throttled", "slow down", "429", after=20.0)
+    r = rig(throttled, throttled, give_up_after=Patience(1.0))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(deliver_with, r, batch_of(1))
+        await anyio.sleep(30.0)
+        assert r.dead_letters.offsets == [0]
+        tasks.start_soon(deliver_with, r, batch_of(1, start=1))
+    assert r.sink.times[2] >= r.sink.times[1] + 20.0
 
 
 async def test_a_wait_that_grows_while_one_waits_is_kept_too() -> None:

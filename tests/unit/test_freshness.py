@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fakes import P0, P1
-from sluiced.freshness import Freshness
+from sluiced.freshness import Freshness, Pace
 
 
 def test_nothing_is_known_before_anything_is_committed() -> None:
@@ -50,3 +50,52 @@ def test_partitions_are_apart_and_a_revoked_one_is_forgotten() -> None:
     fresh.forget([P0])
     fresh.advance(P0, 20)
     assert (fresh.until(P0), fresh.until(P1)) == (None, 2000)
+
+
+# --- how long it takes ----------------------------------------------------------------------------
+
+
+def pace(*looks: tuple[float, int, int]) -> Pace:
+    """Looks at one partition: the time, the end of its log and its checkpoint."""
+    made = Pace()
+    for now, end, checkpoint in looks:
+        made.look(now, {P0: end}, {P0: checkpoint})
+    return made
+
+
+def test_nothing_waits_is_caught_up_also_before_any_rate_is_known() -> None:
+    assert pace().catch_up(0) == 0
+    assert pace((0, 10, 0)).rates() is None
+    assert pace((0, 10, 0)).catch_up(10) is None
+
+
+def test_the_backlog_shrinks_by_what_is_done_less_what_is_written() -> None:
+    made = pace((0, 1000, 0), (10, 1020, 100))
+    assert made.rates() == (2.0, 10.0)
+    assert made.catch_up(80) == 10
+
+
+@pytest.mark.parametrize("done", [0, 10, 20])
+def test_who_does_no_more_than_is_written_never_catches_up(done: int) -> None:
+    assert pace((0, 1000, 0), (10, 1020, done)).catch_up(100) is None
+
+
+def test_only_the_last_minute_counts() -> None:
+    looks = [(t, 1000, 10 * t if t <= 60 else 600 + (t - 60)) for t in range(0, 121, 5)]
+    assert pace(*looks).rates() == (0.0, 1.0)
+
+
+def test_rates_of_all_partitions_are_summed() -> None:
+    made = Pace()
+    made.look(0, {P0: 10, P1: 10}, {P0: 0, P1: 0})
+    made.look(5, {P0: 20, P1: 10}, {P0: 10, P1: 5})
+    assert made.rates() == (2.0, 3.0)
+
+
+def test_another_assignment_begins_anew() -> None:
+    made = pace((0, 1000, 0), (10, 1020, 100))
+    made.look(15, {P1: 1000}, {P1: 0})
+    assert made.rates() is None
+    made = pace((0, 1000, 0), (10, 1020, 100))
+    made.forget()
+    assert made.rates() is None

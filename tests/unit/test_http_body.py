@@ -47,6 +47,27 @@ def test_constant_text_around_the_value_is_repeated_for_each() -> None:
     )
 
 
+@pytest.mark.parametrize("item", ["$value", '{"k":$key,"v":$value}'])
+def test_the_envelope_may_tell_what_is_in_it(item: str) -> None:
+    envelope = '{"text":"$items_count of $name","all":[$items],"id":"$batch_id","n":$items_count}'
+    batch = batch_of(3)
+    made = json.loads(sink(body={"item": item, "envelope": envelope}).encode(batch))
+    assert len(made.pop("all")) == 3
+    assert made == {"text": "3 of pages", "id": batch.id, "n": 3}
+
+
+def test_an_id_may_stand_in_a_path() -> None:
+    records: list[Record] = [FakeRecord(offset=n, key=k) for n, k in enumerate((b"a/b c", b"7"))]
+    body = {"item": '{"path":"/posts/$id_url","id":$id}'}
+    items = json.loads(encoded(records, id="$key", body=body))
+    assert items == [
+        {"path": "/posts/a%2Fb%20c", "id": "a/b c"},
+        {"path": "/posts/7", "id": "7"},
+    ]
+    assert sink(id="$key", body={"item": "$id_url"}).objection(FakeRecord(key=None))
+    assert http_settings(body={"item": "$id_url"}).identified_by == "item"
+
+
 def test_every_placeholder_stands_for_its_part_of_the_record() -> None:
     record = FakeRecord(
         "pages", 3, 7, b'{"x":1}', b'k"1', 1234, [("trace", b"first"), ("trace", b"l\nast")]

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from contract.api import http_settings
+from sluiced.sinks.http_settings import BodySettings, HttpSettings
 from sluiced.sinks.template import HEADER, Template
 
 URL = "https://api.example.com/bulk"
@@ -151,14 +152,28 @@ def test_headers_that_no_request_can_have_are_refused(headers: dict[str, Any], w
         ({"body": {"envelope": "[]"}}, "$items"),
         ({"body": {"envelope": "$items$items"}}, "once"),
         ({"body": {"envelope": "$value"}}, "$items"),
+        ({"body": {"envelope": "$items_count"}}, "$items exactly"),
         ({"response": {"items": "responses", "status": "/s"}}, "items: a JSON pointer"),
         ({"response": {"items": "/r", "status": "s"}}, "status: a JSON pointer"),
         ({"response": {"error": "e"}}, "error: a JSON pointer"),
         ({"response": {"items": "/r"}}, "status, error or both"),
         ({"response": {"format": "ndjson"}}, "status, error or both"),
         ({"response": {"format": "ndjson", "items": "/r", "status": "/s"}}, "lines"),
-        ({"response": {"status": "/s"}}, "set items"),
         ({"response": {"id": "/s"}}, "set items"),
+        ({"response": {"index": "/n"}}, "set items"),
+        ({"response": {"partial": True}}, "set items"),
+        ({"response": {"items": "/r", "error": "/e", "index": "n"}}, "index: a JSON pointer"),
+        ({"response": {"items": "/r", "error": "/e", "index": "/n", "id": "/i"}}, "remove one"),
+        ({"response": {"rejected": ["bad"]}}, "without items"),
+        ({"response": {"rejected": [206]}}, "without items"),
+        (
+            {"response": {"items": "", "status": "/s", "rejected": [500]}},
+            "500 is in retry and in rejected",
+        ),
+        (
+            {"response": {"status": "/s", "delivered": ["ok"], "rejected": ["ok"]}},
+            "ok is in delivered and in rejected",
+        ),
         ({"response": {"delivered": ["done"]}}, "without items"),
         ({"response": {"delivered": [501]}}, "without items"),
         ({"response": {"delivered": [302]}}, "without items"),
@@ -170,13 +185,50 @@ def test_headers_that_no_request_can_have_are_refused(headers: dict[str, Any], w
         ),
         ({"response": {"max_bytes": "0B"}}, "max_bytes"),
         ({"response": {"on_error": {"items": "/e"}}}, "status, error or both"),
-        ({"response": {"on_error": {"error": "/e", "retry": [404]}}}, "set its items"),
+        ({"response": {"on_error": {"error": "/e", "retry": [404]}}}, "set one of these"),
+        ({"response": {"on_error": {"error": "/e", "rejected": [404]}}}, "set one of these"),
         ({"response": {"on_error": {"max_bytes": "1MiB"}}}, "max_bytes"),
     ],
     ids=str,
 )
 def test_what_cannot_work_is_refused_with_the_way_out(keys: dict[str, Any], word: str) -> None:
     assert word in refusal(**keys)
+
+
+FOLLOW = {"url": f"{URL}/$found", "found": "/id", "status": "/state", "pending": ["running"]}
+
+
+def test_what_is_begun_may_be_followed() -> None:
+    settings = http_settings(URL, response={"follow": FOLLOW})
+    assert settings.response.follow is not None
+    assert settings.response.follow.interval == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "word"),
+    [
+        ({"url": f"{URL}/all"}, "$found"),
+        ({"url": f"{URL}/$batch_id"}, "$found"),
+        ({"url": "https://elsewhere.example.com/$found"}, "scheme, host and port"),
+        ({"url": "http://api.example.com/$found"}, "scheme, host and port"),
+        ({"url": f"{URL}/$found?token=hunter2"}, "follow.url: the query's token"),
+        ({"found": "id"}, "found: a JSON pointer"),
+        ({"status": "state"}, "status: a JSON pointer"),
+        ({"pending": []}, "pending"),
+        ({"interval": "0s"}, "interval"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_followed_is_refused(keys: dict[str, Any], word: str) -> None:
+    text = refusal(response={"follow": FOLLOW | keys})
+    assert word in text
+    assert "hunter2" not in text
+
+
+def test_a_batch_id_in_the_envelope_is_what_the_api_knows_a_batch_by() -> None:
+    body = {"envelope": '{"transactionId":"$batch_id","mutations":[$items]}'}
+    assert http_settings(URL, body=body).identified_by == "batch"
+    assert http_settings(URL).identified_by == "none"
 
 
 def test_an_item_list_may_be_judged_by_words() -> None:
@@ -194,3 +246,29 @@ def test_a_template_is_literals_around_names() -> None:
     assert template.literals == ("a$b", "", "", ",")
     assert template.names == ("value", "value_string", "header.x-y.z")
     assert template.fill(dict.fromkeys(template.names, "_")) == "a$b___,"
+
+
+@pytest.mark.parametrize(
+    ("set_", "kind"),
+    [
+        ({}, "none"),
+        ({"idempotency_header": "Idempotency-Key"}, "batch"),
+        ({"url": "https://api.example.com/bulk?dedup=$batch_id"}, "batch"),
+        ({"headers": {"X-Batch": "$batch_id"}}, "batch"),
+        ({"body": BodySettings(item='{"_id":$id,"doc":$value}')}, "item"),
+        ({"body": BodySettings(item='{"n":$offset}')}, "item"),
+        ({"body": BodySettings(item='{"_id":$id}'), "idempotency_header": "Key"}, "batch"),
+        ({"body": BodySettings(item='{"_id":$id}'), "identifies": "none"}, "none"),
+        ({"idempotency_header": "Key", "identifies": "item"}, "item"),
+    ],
+)
+def test_what_identifies_the_work_follows_from_the_request_unless_it_is_said(
+    set_: dict[str, object], kind: str
+) -> None:
+    settings = HttpSettings(**({"url": "https://api.example.com/bulk"} | set_))  # type: ignore[arg-type]
+    assert settings.identified_by == kind
+
+
+def test_a_batch_cannot_be_identified_by_an_id_that_is_not_sent() -> None:
+    with pytest.raises(ValueError, match="set idempotency_header, or put"):
+        HttpSettings(url="https://api.example.com/bulk", identifies="batch")

@@ -3,10 +3,13 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +42,8 @@ def screen(capsys: pytest.CaptureFixture[str]) -> Iterator[Screen]:
     """Logging as the daemon sets it up, and as it was before when the test is over."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    for library in ("aiokafka", "asyncio"):
+        logging.getLogger(library).setLevel(logging.NOTSET)  # a tool may have run in this process
     with warnings.catch_warnings():
         logs.configure(LogSettings(format="json"))
         yield Screen(capsys)
@@ -194,6 +199,60 @@ def test_the_held_back_count_is_written(screen: Screen, monkeypatch: pytest.Monk
     first, second = screen.events()
     assert "suppressed" not in first
     assert second["suppressed"] == 1
+
+
+def test_an_event_of_ours_that_repeats_comes_so_often_and_then_with_how_many_were_held_back(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(logs, "Bursts", lambda: BURSTS(3, 10, clock))
+    logs.configure(LogSettings(format="json"))
+    log = logs.get("sluiced.delivery")
+    for attempt in range(50):
+        log.warning("batch_retry", attempt=attempt)
+    log.warning("another")
+    assert [e.get("attempt") for e in screen.events()] == [0, 1, 2, None]
+    clock.now += 10
+    for attempt in (50, 51):
+        log.warning("batch_retry", attempt=attempt)
+    assert [e.get("suppressed") for e in screen.events()] == [47, None]
+
+
+BURSTS = logs.Bursts
+
+
+def test_partitions_are_told_apart_and_debug_is_told_in_full(screen: Screen) -> None:
+    logs.configure(LogSettings(format="json", level="debug"))
+    log = logs.get("x")
+    for partition in range(100):
+        log.error("partition_stopped", partition=f"pages/{partition}")
+        log.debug("batch_answered")
+        log.info("signal")
+    events = Counter(e["event"] for e in screen.events())
+    assert events == {"partition_stopped": 100, "batch_answered": 100, "signal": logs.BURST}
+
+
+def test_events_without_number_do_not_fill_the_memory() -> None:
+    bursts = logs.Bursts(kinds=100)
+    for number in range(1000):
+        assert bursts(None, "warning", {"event": f"f-string {number}"})
+    assert len(bursts._seen) <= 100
+
+
+def test_in_the_journal_a_line_has_its_priority_and_nowhere_else(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with (tmp_path / "journal").open("w") as journal:
+        monkeypatch.setattr(sys, "stderr", journal)
+        logs.configure(LogSettings(format="json", level="debug"))
+        log, stat = logs.get("x"), os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino + 1}")
+        log.info("elsewhere")
+        monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}")
+        for level in ("debug", "info", "warning", "error", "critical"):
+            getattr(log, level)("there")
+    lines = (tmp_path / "journal").read_text().splitlines()
+    assert [line.split("{")[0] for line in lines] == ["", "<7>", "<6>", "<4>", "<3>", "<2>"]
 
 
 KEYS = (

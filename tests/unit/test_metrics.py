@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import math
+import shutil
+import subprocess
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -9,9 +13,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from harness.tools import require
 from sluiced import __version__
-from sluiced.metrics import DELAY_SECONDS, Gauges, Metrics
+from sluiced.metrics import DELAY_SECONDS, Gauges, Metrics, State
 from sluiced.record import TopicPartition
+
+SNAPSHOT = Path(__file__).with_name("metrics.prom")
 
 
 class Page:
@@ -51,7 +58,9 @@ def test_the_names_and_labels_are_those_that_dashboards_rely_on(page: Page) -> N
     partition = TopicPartition("a", 0)
     page.metrics.topics(["a"])
     page.metrics.limits(["requests_per_minute"])
-    page.metrics.watch(lambda: Gauges(checkpoints={partition: 1}, lags={partition: 1}))
+    page.metrics.models(["m"], priced=True)
+    each = {partition: 1}
+    page.metrics.watch(lambda: Gauges(checkpoints=each, log_starts=each, visible=each, lags=each))
     shown = {
         (family.type, s.name.removeprefix("sluiced_"), *sorted(set(s.labels) - {"pipeline"}))
         for family in text_string_to_metric_families(page.text())
@@ -69,10 +78,16 @@ def test_the_names_and_labels_are_those_that_dashboards_rely_on(page: Page) -> N
         ("counter", "rebalances_total"),
         ("counter", "rate_limit_wait_seconds_total", "limit"),
         ("counter", "foreign_metadata_total"),
+        ("counter", "recovered_batches_total", "outcome"),
+        ("counter", "jobs_total", "outcome"),
+        ("counter", "job_results_total", "outcome"),
+        ("counter", "tokens_total", "basis", "direction", "model"),
+        ("counter", "cost_total", "basis", "model"),
+        ("counter", "redriven_total", "outcome"),
         ("counter", "stale_outcomes_total"),
         *(
             ("histogram", f"{name}_{suffix}", *(["le"] if suffix == "bucket" else []))
-            for name in ("batch_records", "batch_bytes", "visibility_delay_seconds")
+            for name in ("batch_records", "batch_bytes", "plan_seconds", "visibility_delay_seconds")
             for suffix in ("bucket", "count", "sum")
         ),
         ("histogram", "request_seconds_bucket", "le", "outcome"),
@@ -81,10 +96,21 @@ def test_the_names_and_labels_are_those_that_dashboards_rely_on(page: Page) -> N
         ("gauge", "buffered_records"),
         ("gauge", "buffered_bytes"),
         ("gauge", "memory_limit_bytes"),
+        ("gauge", "memory_used_bytes"),
         ("gauge", "in_flight_batches"),
         ("gauge", "oldest_unflushed_seconds"),
+        ("gauge", "stopped_partitions"),
+        ("gauge", "checkpoint_age_seconds"),
         ("gauge", "sink_up"),
+        ("gauge", "active"),
+        ("gauge", "catch_up_seconds"),
+        ("gauge", "oldest_job_seconds"),
+        ("gauge", "job_unseen_seconds"),
+        ("gauge", "open_jobs", "state"),
+        ("gauge", "state", "state"),
         ("gauge", "checkpoint_offset", "partition", "topic"),
+        ("gauge", "log_start_offset", "partition", "topic"),
+        ("gauge", "visible_until_seconds", "partition", "topic"),
         ("gauge", "lag_records", "partition", "topic"),
         ("gauge", "config_last_reload_successful"),
         ("gauge", "build_info", "version"),
@@ -105,9 +131,9 @@ def test_what_can_be_named_beforehand_starts_at_zero(page: Page) -> None:
     assert page.samples("rebalances_total") == {(): 0}
     assert page.samples("records_consumed_total") == {("a",): 0}
     assert page.samples("records_delivered_total") == {("a",): 0}
-    fates = ("invalid", "rejected", "too_large", "exhausted")
+    fates = ("invalid", "rejected", "too_large", "exhausted", "cancelled")
     assert page.samples("records_dead_lettered_total") == {(f, "a"): 0 for f in fates}
-    skips = ("tombstone", "collapsed")
+    skips = ("tombstone", "collapsed", "filtered")
     assert page.samples("records_skipped_total") == {(s, "a"): 0 for s in skips}
     assert page.samples("rate_limit_wait_seconds_total") == {("requests_per_minute",): 0}
 
@@ -245,6 +271,14 @@ def test_a_revoked_partition_leaves_the_page(page: Page) -> None:
     assert page.samples("checkpoint_offset") == {("0", "a"): 10}
 
 
+def test_exactly_one_state_is_the_one_that_the_pipeline_is_in(page: Page) -> None:
+    page.metrics.watch(lambda: Gauges(state="halted"))
+    states = page.samples("state")
+    assert states[("halted",)] == 1
+    assert sum(states.values()) == 1
+    assert set(states) == {(state,) for state in get_args(State)}
+
+
 def test_a_refused_reload_shows_until_one_succeeds(page: Page) -> None:
     assert page.samples("config_last_reload_successful") == {(): 1}
     page.metrics.reloaded(False)
@@ -267,6 +301,69 @@ def test_the_same_history_gives_the_same_text_in_whatever_order_labels_came() ->
         page.metrics.watch(lambda parts=parts: Gauges(lags=parts))
     assert first.text() == second.text()
     assert openmetrics(first.registry) == openmetrics(second.registry)
+
+
+def test_the_whole_page_of_a_fixed_history_is_as_it_was(page: Page, tmp_path: Path) -> None:
+    a_fixed_history(page.metrics)
+    text = page.text().replace(__version__, "0.0.0")
+    changed = tmp_path / SNAPSHOT.name
+    changed.write_text(text)
+    assert text == SNAPSHOT.read_text(), f"if this is meant: cp {changed} {SNAPSHOT}"
+
+
+def test_promtool_finds_nothing_to_say_about_the_page(page: Page) -> None:
+    require("promtool", found=shutil.which("promtool") is not None)
+    a_fixed_history(page.metrics)
+    command = ["promtool", "check", "metrics"]
+    said = subprocess.run(command, input=page.text(), capture_output=True, text=True)
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+
+
+def a_fixed_history(metrics: Metrics) -> None:
+    """Something of everything."""
+    now = 1_700_000_000_000
+    metrics.topics(["orders", "pages"])
+    metrics.limits(["requests_per_minute"])
+    metrics.models(["gpt-4.1-mini", "other"], priced=True)
+    metrics.spent("gpt-4.1-mini", "estimated", 1200, 4000, 0.0034)
+    metrics.spent("gpt-4.1-mini", "reported", 1100, 900, 0.00094)
+    metrics.spent("other", "reported", 7, 0, 0)
+    metrics.rebalanced()
+    metrics.consumed("pages", 1000)
+    metrics.skipped("pages", "tombstone", 3)
+    metrics.request("200", 0.2)
+    metrics.request("429", 0.01)
+    metrics.request("timeout", 30.0)
+    metrics.retry("throttled")
+    metrics.retry("timeout")
+    metrics.waited("requests_per_minute", 1.5)
+    metrics.batch("records", "delivered", 500, 200_000)
+    metrics.batch("age", "partial", 400, 100_000)
+    metrics.delivered("pages", 898)
+    metrics.dead_lettered("pages", "rejected", 2)
+    metrics.visible([now - 700, now - 90_000, -1], now)
+    metrics.committed("ok")
+    metrics.committed("unknown")
+    metrics.foreign_metadata()
+    metrics.stale_outcome()
+    metrics.reloaded(False)
+    tp = TopicPartition("pages", 0)
+    metrics.watch(
+        lambda: Gauges(
+            state="outage",
+            buffered_records=97,
+            buffered_bytes=40_000,
+            memory_used_bytes=120_000,
+            memory_limit_bytes=192 * 1024**2,
+            in_flight_batches=1,
+            oldest_unflushed_seconds=4.5,
+            checkpoint_age_seconds=3.25,
+            sink_up=False,
+            checkpoints={tp: 903},
+            log_starts={tp: 100},
+            lags={tp: 5097},
+        )
+    )
 
 
 def test_one_registry_cannot_hold_two_pipelines(page: Page) -> None:

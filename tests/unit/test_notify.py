@@ -62,6 +62,11 @@ def test_a_reload_says_when_it_began_on_the_monotonic_clock(systemd: Systemd) ->
     assert before <= int(usec) <= after
 
 
+def test_a_stop_that_may_take_long_asks_for_the_time(systemd: Systemd) -> None:
+    notify.stopping("draining", seconds=90.5)
+    assert systemd.heard() == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=90500000", "STATUS=draining"]
+
+
 def test_a_status_cannot_smuggle_in_another_assignment(systemd: Systemd) -> None:
     notify.status("the sink said\nMAINPID=1\x00\r\nbye")
     assert systemd.heard() == ["STATUS=the sink said MAINPID=1 bye"]

@@ -360,7 +360,7 @@ async def test_invalid_records_are_buried_and_committed_past_only_once_acknowled
     async with r.running():
         await anyio.sleep(15.0)
         assert taken(r) == [0, 2]
-        assert r.committed == 1
+        assert r.committed == 0, "its batch reaches over the record that is not buried yet"
         await until(lambda: r.committed == 3)
         assert anyio.current_time() >= 20.0
     (letter,) = r.dead_letters.letters
@@ -547,6 +547,7 @@ async def test_at_the_deadline_a_hanging_batch_is_abandoned_and_not_committed() 
 async def test_a_slow_commit_does_not_hold_up_the_stop_beyond_the_deadline() -> None:
     r = rig(10, drain=5.0)
     async with r.running():
+        await until(lambda: r.sink.requests)
         r.source.commit_takes = 3600.0
         await until(lambda: len(r.sink.taken) == 10)
         await anyio.sleep(0.1)
@@ -611,7 +612,7 @@ async def test_a_batch_that_outlasts_the_revocation_is_cancelled_and_sent_by_the
     async with r.running():
         await anyio.sleep(1.0)
         await r.source.revoke()
-        assert anyio.current_time() == pytest.approx(25.0, abs=0.1)
+        assert anyio.current_time() == pytest.approx(31.0, abs=0.1)
         assert r.source.commits == []
         r.source.assign([P0])
         await until(lambda: r.committed == 10)
@@ -700,7 +701,7 @@ async def test_a_commit_that_is_not_acknowledged_is_made_again(outcome: str) -> 
         await until(lambda: r.pipeline.ledger.last_committed()[P0] == 10)
         assert r.committed == 10
     assert r.count("commits_total", outcome=outcome) == 2
-    assert r.count("commits_total", outcome="ok") == 1
+    assert r.source.commits == [{P0: 10}]
 
 
 async def test_a_commit_that_takes_too_long_is_counted_as_unknown_and_made_again() -> None:
@@ -713,8 +714,9 @@ async def test_a_commit_that_takes_too_long_is_counted_as_unknown_and_made_again
         await until(lambda: r.committed == 10)
 
 
-async def test_while_commits_fail_delivery_goes_on() -> None:
+async def test_while_commits_fail_delivery_goes_on_if_the_sink_needs_no_plan() -> None:
     r = rig(100)
+    r.pipeline = r.make("item")
     r.source.outcomes = ["failed"] * 50
     async with r.running():
         await until(lambda: len(r.sink.taken) == 100, within=20.0)
@@ -722,8 +724,18 @@ async def test_while_commits_fail_delivery_goes_on() -> None:
         await until(lambda: r.committed == 100)
 
 
+async def test_while_plans_cannot_be_committed_nothing_is_sent() -> None:
+    r = rig(100)
+    r.source.outcomes = ["unknown"] * 10
+    async with r.running():
+        await anyio.sleep(9.0)
+        assert r.sink.requests == []
+        await until(lambda: r.committed == 100)
+
+
 async def test_one_slow_commit_is_followed_by_one_of_all_that_was_done_meanwhile() -> None:
     r = rig(100, then=after(0.5))
+    r.pipeline = r.make("item")
     r.source.commit_takes = 4.0
     async with r.running():
         await until(lambda: r.committed == 100)
@@ -780,7 +792,7 @@ async def test_a_fetcher_that_died_in_silence_is_noticed() -> None:
         r.source._behind = lambda tp: False  # type: ignore[method-assign]
         await until(lambda: r.ended_at is not None)
     assert isinstance(r.error, SourceError)
-    assert "none has come since 5" in str(r.error)
+    assert "records beyond 5, and none has come for" in str(r.error)
     assert 300 < anyio.current_time() < 400
 
 
@@ -796,6 +808,23 @@ async def test_a_source_that_is_held_back_is_not_taken_for_dead() -> None:
     async with r.running():
         await anyio.sleep(3600.0)
     assert r.error is None
+
+
+async def test_a_stopped_partition_is_not_taken_for_a_dead_source_and_the_others_go_on() -> None:
+    r = rig(5, tps=(P0, P1))
+    async with r.running():
+        await until(lambda: r.source.committed == {P0: 5, P1: 5})
+        r.source.stopped = {P0}
+        await anyio.sleep(1.0)
+        r.log.append(b"1", tp=P0)
+        r.log.append(b"1", tp=P1)
+        await anyio.sleep(3600.0)
+        assert r.status.state() == ("running", "stopped, because the log is damaged: pages/0")
+        assert [p["stopped"] for p in r.status.report()["partitions"]] == [True, False]
+        assert r.status.gauges().stopped_partitions == 1
+        assert r.status.ready() is None
+    assert r.error is None
+    assert r.source.committed == {P0: 5, P1: 6}
 
 
 # --- everything together --------------------------------------------------------------------------
@@ -848,3 +877,11 @@ async def test_the_same_line_runs_on_the_event_loop_of_production() -> None:
     assert taken(r) == list(range(45))
     assert r.dead_letters.offsets == [45]
     assert r.error is None
+
+
+async def test_what_the_sink_holds_besides_records_counts_for_the_memory() -> None:
+    r = Rig()
+    async with r.running():
+        await until(lambda: r.pipeline.ready())
+        r.pipeline.held = lambda: r.pipeline.memory
+        assert not r.pipeline.ready()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import isnan
+
 import anyio
 import msgspec
 import pytest
@@ -8,6 +10,7 @@ from trio.testing import MockClock
 from fakes import EPOCH, P0, P1, FakeSink, Log, Rig, after, hang, until
 from sluiced import __version__
 from sluiced.burial import DeadLetterSettings
+from sluiced.history import BATCHES
 from sluiced.outcome import Again, Refused
 from sluiced.units import Duration, Size
 from sluiced.window import WindowSettings
@@ -70,6 +73,7 @@ async def test_after_a_revocation_it_is_starting_again() -> None:
         await r.source.revoke()
         assert r.status.state()[0] == "starting"
         assert r.status.gauges().checkpoints == {}
+        assert r.status.gauges().log_starts == {}
 
 
 async def test_a_batch_without_a_sign_of_life_is_told_by_its_id() -> None:
@@ -97,7 +101,7 @@ async def test_a_batch_that_waits_for_a_person_is_alive() -> None:
     async with r.running():
         r.log.append(b"1")
         await until(lambda: r.halt.reason)
-        await anyio.sleep(100_000.0)
+        await anyio.sleep(2_000.0)
         assert r.pipeline.flights
         assert r.status.live() is None
 
@@ -151,6 +155,19 @@ async def test_the_gauges_show_what_is_held_and_for_how_long() -> None:
         assert gauges.memory_limit_bytes == r.pipeline.memory
         assert gauges.checkpoints == {P0: 0, P1: 0}
         assert gauges.lags == {P0: 10, P1: 2}
+        assert gauges.log_starts == {P0: 0, P1: 0}
+        assert gauges.memory_used_bytes == r.pipeline.occupied() > 0
+        assert gauges.checkpoint_age_seconds == pytest.approx(10.0, abs=0.5), "nothing is done yet"
+        assert gauges.state == "running"
+
+
+async def test_the_checkpoint_is_as_old_as_the_last_commit() -> None:
+    r = rig()
+    async with r.running():
+        await anyio.sleep(8.0)
+        r.log.append(b"1")
+        await until(lambda: r.status.gauges().checkpoints[P0] == 1)
+        assert r.status.gauges().checkpoint_age_seconds < 1.0
 
 
 async def test_an_empty_pipeline_holds_nothing_back() -> None:
@@ -170,6 +187,18 @@ async def test_lag_is_never_below_nothing_although_the_end_was_looked_up_a_while
         assert r.status.gauges().lags[P0] == 0
 
 
+async def test_what_was_fetched_counts_as_lag_before_the_end_is_looked_up_again() -> None:
+    r = rig(hang)
+    async with r.running():
+        await anyio.sleep(6.0)
+        r.log.append(*[b"1"] * 10)
+        await until(lambda: r.pipeline.flights)
+        assert r.pipeline.ends[P0] == 0
+        assert r.status.gauges().lags[P0] == 10
+        [first, _] = r.status.report()["partitions"]
+        assert (first["position"], first["end"], first["lag"]) == (10, 10, 10)
+
+
 async def test_the_report_has_all_that_is_promised() -> None:
     r = rig(then=after(8.0))
     async with r.running():
@@ -183,12 +212,22 @@ async def test_the_report_has_all_that_is_promised() -> None:
         "version",
         "state",
         "reason",
+        "reload",
         "partitions",
         "window",
         "in_flight",
+        "jobs",
         "totals",
         "limits",
         "last_error",
+        "now",
+        "schedule",
+        "catch_up_seconds",
+        "waiting_seconds",
+        "queued_batches",
+        "recovering",
+        "recent_batches",
+        "recent_errors",
     }
     assert (report["pipeline"], report["version"]) == ("pages", __version__)
     assert report["partitions"][0] == {
@@ -197,11 +236,14 @@ async def test_the_report_has_all_that_is_promised() -> None:
         "epoch": 1,
         "position": 23,
         "checkpoint": 10,
+        "stopped": False,
         "end": 23,
         "lag": 13,
         "visible_until": "2023-11-14T22:13:20.000Z",
+        "delay_seconds": pytest.approx(10.5, abs=0.1),
     }
     assert report["partitions"][1]["visible_until"] is None
+    assert report["partitions"][1]["delay_seconds"] == 0, "nothing waits there"
     window = report["window"]
     assert (window["records"], window["bytes"]) == (3, 6)
     assert 1.0 <= window["age_seconds"] <= 1.5
@@ -214,8 +256,75 @@ async def test_the_report_has_all_that_is_promised() -> None:
     assert flight["batch"] == r.sink.requests[1].batch.id
     assert (flight["records"], flight["bytes"], flight["attempts"]) == (10, 20, 1)
     assert report["totals"]["delivered"] == 10
+    assert flight["closed_by"] == "records"
+    assert report["now"].startswith("2023-11-14T22:13:")
+    assert report["waiting_seconds"] == pytest.approx(1.5, abs=0.1)
+    assert report["jobs"] is None
+    assert report["queued_batches"] == 0
+    assert report["recovering"] == {"forming": 0, "formed": 0}
     assert {limit["name"] for limit in report["limits"]} == {"max_in_flight", "memory"}
     msgspec.json.encode(report)
+
+
+async def test_the_time_to_catch_up_follows_from_the_rates_of_the_last_minute() -> None:
+    """A request takes 2 s and ten records: five are done in a second, and three come in."""
+    r = rig(then=after(2.0))
+    async with r.running():
+        r.log.append(*[b"1"] * 600)
+        for _ in range(60):
+            await anyio.sleep(1.0)
+            r.log.append(*[b"1"] * 3)
+        backlog = r.status.gauges().lags[P0]
+        assert backlog > 400
+        expected = backlog / 2
+        assert r.status.report()["catch_up_seconds"] == pytest.approx(expected, rel=0.1)
+        assert r.status.gauges().catch_up_seconds == pytest.approx(expected, rel=0.1)
+        await anyio.sleep(expected)
+        assert r.status.gauges().lags[P0] < 50
+
+
+async def test_who_falls_behind_never_catches_up_and_who_has_nothing_left_has() -> None:
+    r = rig(then=after(2.0))
+    async with r.running():
+        await anyio.sleep(11.0)
+        assert r.status.report()["catch_up_seconds"] == 0
+        r.log.append(*[b"1"] * 600)
+        for _ in range(60):
+            await anyio.sleep(1.0)
+            r.log.append(*[b"1"] * 7)
+        assert r.status.report()["catch_up_seconds"] is None
+        assert isnan(r.status.gauges().catch_up_seconds)
+
+
+async def test_who_has_read_everything_has_caught_up_although_something_is_on_its_way() -> None:
+    r = rig(then=after(20.0))
+    async with r.running():
+        r.log.append(*[b"1"] * 10)
+        await anyio.sleep(11.0)
+        assert r.status.gauges().lags[P0] == 10
+        assert r.status.report()["catch_up_seconds"] == 0
+
+
+async def test_what_is_read_and_waits_for_a_busy_api_has_to_be_caught_up_with_as_well() -> None:
+    r = rig(then=after(2.0))
+    async with r.running():
+        r.log.append(*[b"1"] * 200)
+        await anyio.sleep(1.0)
+        assert r.status.report()["catch_up_seconds"] is None, "how much there is, is not known yet"
+        await anyio.sleep(25)
+        assert r.pipeline.ledger.position(P0) == 200
+        left = r.status.gauges().lags[P0]
+        assert 60 <= left <= 80
+        assert r.status.report()["catch_up_seconds"] == pytest.approx(left / 5, rel=0.1)
+
+
+async def test_how_far_each_partition_is_visible_is_a_gauge() -> None:
+    r = rig()
+    async with r.running():
+        r.log.append(b"1")
+        await until(lambda: r.committed == 1)
+        timestamp = r.log.records[P0][0].timestamp
+        assert r.status.gauges().visible == {P0: timestamp / 1000}
 
 
 async def test_the_last_error_is_shown_with_its_time() -> None:
@@ -238,3 +347,53 @@ async def test_a_timestamp_that_is_no_time_of_this_world_does_not_spoil_the_page
         r.log.append(b"1", timestamp=timestamp)
         await until(lambda: r.committed == 1)
         assert r.status.report()["partitions"][0]["visible_until"] is None
+
+
+async def test_the_last_batches_are_told_with_what_closed_them_and_how_long_they_took() -> None:
+    r = rig(DOWN, Refused("400", "no"), then=after(3.0))
+    async with r.running():
+        r.log.append(b"1", timestamp=int(EPOCH * 1000) - 60_000)
+        await until(lambda: r.committed == 1)
+        r.log.append(*[b"12"] * 10, timestamp=-1)
+        await until(lambda: r.committed == 11)
+        newest, oldest = r.status.report()["recent_batches"]
+    assert (oldest["records"], oldest["bytes"], oldest["closed_by"]) == (1, 1, "age")
+    assert (oldest["outcome"], oldest["attempts"]) == ("rejected", 2)
+    assert oldest["delay_seconds"] == pytest.approx(60 + 2, abs=2), "its window's age, and a retry"
+    assert (newest["records"], newest["bytes"], newest["closed_by"]) == (10, 20, "records")
+    assert (newest["outcome"], newest["attempts"]) == ("delivered", 1)
+    assert newest["seconds"] == pytest.approx(3.0, abs=0.1)
+    assert newest["delay_seconds"] is None, "its records have no time"
+    assert newest["at"].startswith("2023-11-14T22:13:2")
+    assert newest["batch"] == r.sink.requests[-1].batch.id
+
+
+async def test_what_is_told_of_the_past_is_bounded() -> None:
+    errors = [Again("status", f"error {n}") for n in range(9)]
+    r = rig(*errors)
+    async with r.running():
+        r.log.append(*[b"1"] * 300)
+        await until(lambda: r.committed == 300)
+        report = r.status.report()
+    assert len(report["recent_batches"]) == BATCHES
+    assert [e["text"] for e in report["recent_errors"]] == [f"error {n}" for n in (8, 7, 6, 5, 4)]
+
+
+async def test_an_error_that_comes_again_and_again_does_not_hide_the_one_before() -> None:
+    r = rig(Again("timeout", "no answer"), *[DOWN] * 30)
+    async with r.running():
+        r.log.append(b"1")
+        await until(lambda: r.committed == 1)
+        last, first = r.status.report()["recent_errors"]
+    assert (last["reason"], last["text"], last["times"]) == ("connection", DOWN.error, 30)
+    assert (first["reason"], first["text"], first["times"]) == ("timeout", "no answer", 1)
+    assert last["at"] > first["at"]
+
+
+async def test_closed_batches_that_wait_behind_a_slow_one_are_counted() -> None:
+    r = rig(hang)
+    async with r.running():
+        r.log.append(*[b"1"] * 25)
+        await until(lambda: r.pipeline.flights)
+        await anyio.sleep(1.0)
+        assert r.status.report()["queued_batches"] == len(r.pipeline.buffer.waiting) == 1

@@ -10,7 +10,7 @@ from sluiced.batch import Batch, Run
 from sluiced.identity import identity
 from sluiced.record import Record, TopicPartition, footprint_of, size_of
 from sluiced.units import Duration, Size, decode
-from sluiced.window import Window, Windows, WindowSettings
+from sluiced.window import Cap, Window, Windows, WindowSettings
 from strategies import runs, steady
 
 
@@ -101,6 +101,36 @@ def test_the_open_window_knows_what_it_holds(
         size = size_of(taken)
         assert (w.records, w.bytes, w.footprint) == (len(taken), size, footprint_of(taken, size))
         assert (w.opened_at is None) == (not taken)
+
+
+@steady
+@given(runs(least=1), *(st.integers(1, most) for most in (20, 30, 20, 30)))
+def test_under_other_limits_it_goes_on_as_if_they_had_held_since_it_was_opened(
+    stream: list[Run], records_before: int, bytes_before: int, max_records: int, max_bytes: int
+) -> None:
+    w = window(max_records=records_before, max_bytes=bytes_before)
+    half = len(stream) // 2
+    closed = [batch for r in stream[:half] for batch in w.add(r, 1.0)]
+    opened_at = w.opened_at
+    batches = w.adopt(settings(max_records, max_bytes))
+    assert w.opened_at in (opened_at, None)
+    batches += [batch for r in stream[half:] for batch in w.add(r, 1.0)]
+    batches += [last] if (last := w.close("drain")) else []
+    all_records = [r for run in stream for r in run.records]
+    open_then = all_records[sum(map(len, closed)) :]
+    expected = [sorted(c, key=at) for c in model(open_then, max_records, max_bytes) if c]
+    assert [list(b.records) for b in batches] == expected
+
+
+def test_every_window_that_is_open_takes_on_other_limits_and_so_do_later_ones() -> None:
+    windows = Windows("pages", settings(span="partition"))
+    windows.add(run(1, 1), 0.0)
+    windows.add(run(1, 1, tp=P1), 5.0)
+    assert len(windows.adopt(settings(max_records=2, max_age=9.0, span="partition"))) == 2
+    windows.drop()
+    assert len(windows.add(run(1, 1), 7.0)) == 1
+    windows.add(run(1, tp=P1), 7.0)
+    assert windows.due_at() == 16.0
 
 
 def test_it_closes_on_the_record_that_makes_the_count_full() -> None:
@@ -335,3 +365,27 @@ def test_dropping_forgets_every_window() -> None:
 def test_limits_that_let_nothing_through_are_refused(document: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(document, WindowSettings, dec_hook=decode)
+
+
+def test_another_cap_counts_from_the_next_window_on() -> None:
+    w = Windows("pages", settings(max_records=10))
+    w.cap(Cap(4, 4096))
+    assert [len(b) for b in w.add(run(*[1] * 3), 0.0)] == []
+    w.cap(Cap(2, 4096))
+    assert w.most_records == 2
+    closed = w.add(run(*[1] * 5, start=3), 0.0)
+    assert [len(b) for b in closed] == [4, 2, 2], "the one that was open keeps its own"
+    w.cap(Cap(3, 4096))
+    assert [len(b) for b in w.add(run(*[1] * 6, start=8), 0.0)] == [3, 3], (
+        "at once where it is empty"
+    )
+
+
+def test_a_cap_never_allows_more_than_the_settings_and_auto_is_bounded_by_it_alone() -> None:
+    w = Windows("pages", settings(max_records=2))
+    w.cap(Cap(100, 100))
+    assert [len(b) for b in w.add(run(*[1] * 4), 0.0)] == [2, 2]
+    auto = Windows("pages", WindowSettings(max_records="auto"))
+    assert auto.most_records is None
+    auto.cap(Cap(3))
+    assert [len(b) for b in auto.add(run(*[1] * 6), 0.0)] == [3, 3]

@@ -1,8 +1,11 @@
-"""Kafka as source, checkpoint and place for dead letters. The only import of aiokafka."""
+"""Kafka as source, checkpoint and place for dead letters."""
 
+from . import unpacking
 from .client import KafkaSettings, SaslSettings, TlsSettings, describe
 from .dead_letters import KafkaDeadLetters
 from .source import KafkaSource
+
+unpacking.guard()
 
 __all__ = [
     "KafkaDeadLetters",

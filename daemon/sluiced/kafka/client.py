@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from ..errors import ConfigError, SourceError
 from ..units import Duration, Secret, Settings
+from .unpacking import require_codecs
 
 log = structlog.get_logger("sluiced.kafka")
 
@@ -179,8 +180,9 @@ async def describe(settings: KafkaSettings, topics: Collection[str]) -> Mapping[
     """How many partitions each of the topics has that exist.
 
     Asks for all topics, since asking for one by name may create it. Raises SourceError when the
-    cluster cannot be reached, with what to look at.
+    cluster cannot be reached, with what to look at, or when its records could not be unpacked.
     """
+    require_codecs()
     admin = AIOKafkaAdminClient(**settings.client(), request_timeout_ms=10_000)
     try:
         with anyio.fail_after(CONNECT_TIMEOUT):

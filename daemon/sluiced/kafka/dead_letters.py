@@ -10,19 +10,15 @@ from typing import Any, Literal
 import anyio
 import msgspec
 import structlog
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from ..errors import BurialError, SourceError
+from ..errors import BurialError
 from ..ports import DeadLetter
-from .client import KafkaSettings, bounded, describe, explain
+from ..record import REDRIVES
+from .client import KafkaSettings, explain
+from .topic_producer import ACKNOWLEDGED_WITHIN, TopicProducer
 
 log = structlog.get_logger("sluiced.kafka")
-
-ACKNOWLEDGED_WITHIN = 60.0  # seconds; a broker that is down for longer halts the pipeline
-STOP_TIMEOUT = 5.0
-LARGEST = 128 * 1024**2  # bytes that we try to send at most; the broker's own cap decides
-GROUPED = 256 * 1024  # bytes in one request to a partition: below every broker's default cap
 
 CONNECT = "__connect.errors."
 OURS = (
@@ -46,35 +42,23 @@ class KafkaDeadLetters:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
-        self._topic = topic
         self._pipeline = pipeline
-        self._too_large = too_large
+        self.too_large = too_large
         self._now = now
-        self._producer: Any = None
+        self._to = TopicProducer(
+            settings,
+            topic,
+            what="dead letters",
+            option="dead_letter.topic",
+            missing="Create it before the start: records must never be refused into nowhere.",
+        )
 
     async def start(self) -> None:
         """Raises SourceError where the topic does not exist: it must be there before any need."""
-        if self._topic not in await describe(self._settings, [self._topic]):
-            raise SourceError(
-                f"dead_letter.topic: {self._topic} does not exist, or may not be described",
-                "Create it before the start: records must never be refused into nowhere.",
-            )
-        self._producer = AIOKafkaProducer(
-            **self._settings.client(),
-            acks="all",
-            max_request_size=LARGEST,
-            max_batch_size=GROUPED,
-            request_timeout_ms=20_000,
-        )
-        try:
-            with anyio.fail_after(ACKNOWLEDGED_WITHIN):
-                await self._producer.start()
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise SourceError(f"dead letters cannot be written: {explain(error)}") from None
+        await self._to.start()
 
     async def stop(self) -> None:
-        if self._producer is not None:
-            await bounded(self._producer.stop(), STOP_TIMEOUT, "stopping the dead-letter producer")
+        await self._to.stop()
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         """See ports.DeadLetters. Letters are sent together and acknowledged each."""
@@ -88,8 +72,9 @@ class KafkaDeadLetters:
                         raise answer
         except (KafkaError, OSError, TimeoutError, AssertionError) as error:
             raise BurialError(
-                f"a dead letter could not be written to {self._topic}: {explain(error)}; nothing "
-                "will be committed past it. Make the topic writable, then send SIGHUP or restart"
+                f"a dead letter could not be written to {self._to.topic}: {explain(error)}; "
+                "nothing will be committed past it. Make the topic writable, then send SIGHUP "
+                "or restart"
             ) from error
 
     async def _send_all(self, letters: Sequence[DeadLetter]) -> list[Any]:
@@ -106,8 +91,9 @@ class KafkaDeadLetters:
                 "dead_letter_too_large",
                 record=f"{r.topic}/{r.partition}/{r.offset}",
                 bytes=len(r.value or b""),
+                hint="Raise max.message.bytes of the dead-letter topic to keep such records whole.",
             )
-            if self._too_large == "halt":
+            if self.too_large == "halt":
                 raise
             await (await self._send(letter, stub_of(letter), stub=True))
 
@@ -119,16 +105,16 @@ class KafkaDeadLetters:
         timestamp = record.timestamp if record.timestamp >= 0 else None
         if value is None and record.key is None:
             # send() refuses a record without key and value; a batch of one takes it as it is.
-            batch = self._producer.create_batch()
+            batch = self._to.client.create_batch()
             batch.append(key=None, value=None, timestamp=timestamp, headers=headers)
             batch.close()
-            future: asyncio.Future[Any] = await self._producer.send_batch(
-                batch, self._topic, partition=0
+            future: asyncio.Future[Any] = await self._to.client.send_batch(
+                batch, self._to.topic, partition=0
             )
             return future
         try:
-            sent: asyncio.Future[Any] = await self._producer.send(
-                self._topic,
+            sent: asyncio.Future[Any] = await self._to.client.send(
+                self._to.topic,
                 value=value,
                 key=record.key,
                 timestamp_ms=timestamp,
@@ -142,7 +128,7 @@ class KafkaDeadLetters:
     def _headers(self, letter: DeadLetter, *, stub: bool) -> list[tuple[str, bytes]]:
         record = letter.record
         kept = [(k, v) for k, v in record.headers if k not in OURS]
-        redrives = [(k, v) for k, v in record.headers if k == "sluiced.redrives"]
+        redrives = [(k, v) for k, v in record.headers if k == REDRIVES]
         invalid = letter.reason == "invalid"
         added = {
             CONNECT + "topic": record.topic,

@@ -8,8 +8,7 @@ that are raised.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -27,47 +26,73 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from ..errors import LostRangeError, SluicedError, SourceError
-from ..ports import Assignment, CommitOutcome, Fetched, Mark, Member
+from ..errors import LostRangeError, PositionsError, SluicedError, SourceError
+from ..plan import DEFAULT_LIMIT
+from ..ports import CommitOutcome, Fetched, Mark, Member, Positions
 from ..record import TopicPartition
+from . import unpacking
 from .client import KafkaSettings, bounded, describe, explain
+from .commits import Commits
+from .offsets import lost_range, metadata_limit, where_to_start
 
 log = structlog.get_logger("sluiced.kafka")
 
 STOP_TIMEOUT = 10.0  # seconds for aiokafka to leave the group and close
 START_TIMEOUT = 180.0  # seconds to join: a rebalance of others may take its whole timeout first
 SETUP_RETRY = 1.0  # seconds between attempts to learn where to start
-REBALANCE_MARGIN = 15.0  # seconds that a rebalance is given beyond our drain
+REBALANCE_MARGIN = 20.0  # seconds that a rebalance is given beyond our drain, the commit included
+
+
+def rebalance_timeout(drain: float) -> float:
+    """Seconds that the group waits for a member when partitions are given out anew, before it goes
+    on without it: what a member at the end of its drain still needs to join, and at least a
+    minute."""
+    return max(60.0, drain + REBALANCE_MARGIN)
 
 
 class KafkaSource(ConsumerRebalanceListener):
     """Implements ports.Source and ports.Checkpoint.
 
     `memory` is what aiokafka's own fetch buffers may take, in bytes; `drain` is how long the
-    member takes at most when partitions are revoked, in seconds.
+    member takes at most when partitions are revoked, in seconds. `positions` is the sink of the
+    moment, where that one keeps the checkpoint.
     """
 
-    def __init__(self, settings: KafkaSettings, *, memory: int, drain: float) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        *,
+        memory: int,
+        drain: float,
+        positions: Callable[[], Positions] | None = None,
+    ) -> None:
         self._settings = settings
+        self._positions_of = positions
         self._memory = memory
+        unpacking.limit(memory)
         self._drain = drain
         self._consumer: Any = None
+        self._commits: Commits
         self._member: Member
         self._epoch = 0
         self._generation = -1
         # Partition and the offset after the last record that was handed out, of this epoch.
         self._positions: dict[TopicPartition, int] = {}
         self._to_set_up: frozenset[TopicPartition] | None = None
-        self._corrupt: set[TopicPartition] = set()
+        self.stopped: set[TopicPartition] = set()  # see ports.Source
         self._trouble: BaseException | None = None
+        self.metadata_limit = DEFAULT_LIMIT
+        self.partitions = 0  # likewise
 
     # --- life ---------------------------------------------------------------------------------
 
     async def start(self, member: Member) -> None:
         """Joins the group. Raises SourceError when topics are missing or the cluster is."""
         self._member = member
-        partitions = await self._partitions()
-        self._consumer = self._make(partitions)
+        self.partitions = await self._partitions()
+        self.metadata_limit = await metadata_limit(self._settings)
+        self._consumer = self._make(self.partitions)
+        self._commits = Commits(self._consumer)
         self._consumer.subscribe(list(self._settings.topics), listener=self)
         try:
             with anyio.fail_after(START_TIMEOUT):
@@ -92,10 +117,15 @@ class KafkaSource(ConsumerRebalanceListener):
             )
         return sum(found.values())
 
+    def _partitions_now(self) -> int:
+        """As the rebalance has found them: a topic may have got more."""
+        known = [self._consumer.partitions_for_topic(t) or () for t in self._settings.topics]
+        return max(self.partitions, sum(map(len, known)))
+
     def _make(self, partitions: int) -> AIOKafkaConsumer:
         """aiokafka buffers up to one fetch a partition and one answer a node, compressed."""
         session = int(self._settings.session_timeout * 1000)
-        rebalance = int(max(60.0, self._drain + REBALANCE_MARGIN) * 1000)
+        rebalance = int(rebalance_timeout(self._drain) * 1000)
         return AIOKafkaConsumer(
             **self._settings.client(),
             group_id=self._settings.group_id,
@@ -122,7 +152,7 @@ class KafkaSource(ConsumerRebalanceListener):
         self._check()
         if self._to_set_up is not None:
             await self._set_up()
-        live = [tp for tp in ready if tp in self._positions and tp not in self._corrupt]
+        live = [tp for tp in ready if tp in self._positions and tp not in self.stopped]
         epoch = self._epoch
         try:
             # A coordination error waits here until it is taken, and the group stands still.
@@ -189,7 +219,8 @@ class KafkaSource(ConsumerRebalanceListener):
         else:
             raise SourceError(
                 f"the stream cannot be read: {explain(error)}",
-                "If another daemon runs with the same kafka.group_instance_id, stop one of them.",
+                "The daemon ends so that it is started afresh. Where kafka.group_instance_id is "
+                "set, see that no other daemon has the same one.",
             ) from error
 
     def _rewind(self) -> None:
@@ -201,7 +232,7 @@ class KafkaSource(ConsumerRebalanceListener):
         """Stops the partition whose bytes are damaged; the others go on."""
         named = [tp for tp in live if str(KafkaTopicPartition(*tp)) in str(error)] or list(live)
         for tp in named:
-            self._corrupt.add(tp)
+            self.stopped.add(tp)
             log.error(
                 "partition_stopped",
                 partition=str(tp),
@@ -212,27 +243,10 @@ class KafkaSource(ConsumerRebalanceListener):
 
     async def _lost(self, error: OffsetOutOfRangeError) -> SluicedError:
         for tp, offset in (error.args[0] if error.args else {}).items():
-            return await self._lost_range(TopicPartition(*tp), offset)
+            named = TopicPartition(*tp)
+            kept = self._keeper is not None
+            return await lost_range(self._consumer, self._settings, named, offset, in_sink=kept)
         return LostRangeError(f"a checkpoint is outside the log: {explain(error)}")
-
-    async def _lost_range(self, tp: TopicPartition, offset: int) -> LostRangeError:
-        kafka_tp = KafkaTopicPartition(*tp)
-        first = (await self._consumer.beginning_offsets([kafka_tp]))[kafka_tp]
-        end = (await self._consumer.end_offsets([kafka_tp]))[kafka_tp]
-        if offset > end:
-            return LostRangeError(
-                f"{tp}: the checkpoint {offset} lies beyond the end of the log, {end}: the topic "
-                "was made anew or truncated",
-                f"Set the offset of group {self._settings.group_id} for {tp} to {first} to deliver "
-                "what is there, with kafka-consumer-groups --reset-offsets, and start again.",
-            )
-        return LostRangeError(
-            f"{tp}: records {offset} to {first - 1} were deleted from the log before they were "
-            "delivered",
-            f"If they can be done without, set the offset of group {self._settings.group_id} for "
-            f"{tp} to {first} with kafka-consumer-groups --reset-offsets, and start again. A "
-            "longer retention of the topic prevents this.",
-        )
 
     # --- rebalances ---------------------------------------------------------------------------
 
@@ -252,7 +266,7 @@ class KafkaSource(ConsumerRebalanceListener):
         """Only notes it: where to start is learned in the next fetch, while heartbeats go on."""
         self._epoch += 1
         self._positions = {}
-        self._corrupt = set()
+        self.stopped = set()
         self._generation = self._consumer._coordinator.generation
         self._to_set_up = frozenset(TopicPartition(*tp) for tp in assigned)
 
@@ -260,15 +274,19 @@ class KafkaSource(ConsumerRebalanceListener):
         """Learns and sets the position of every partition, then tells the member."""
         epoch, tps = self._epoch, self._to_set_up or frozenset()
         try:
-            assignments = await self._starts(epoch, tps)
-        except (KafkaError, TimeoutError) as error:
-            log.warning("positions_unknown", error=explain(error))
+            assignments = await where_to_start(
+                self._consumer, self._settings, epoch, tps, self._keeper
+            )
+        except (KafkaError, TimeoutError, PositionsError) as error:
+            why = str(error) if isinstance(error, PositionsError) else explain(error)
+            log.warning("positions_unknown", error=why)
             await anyio.sleep(SETUP_RETRY)
             return
         if epoch != self._epoch or self._to_set_up is None:
             return  # another rebalance came in between
         self._to_set_up = None
         self._positions = {tp: a.position for tp, a in assignments.items()}
+        self.partitions = self._partitions_now()
         try:
             for tp, a in assignments.items():
                 self._consumer.seek(KafkaTopicPartition(*tp), a.position)
@@ -277,75 +295,52 @@ class KafkaSource(ConsumerRebalanceListener):
             return
         self._member.assigned(assignments)
 
-    async def _starts(
-        self, epoch: int, tps: Collection[TopicPartition]
-    ) -> dict[TopicPartition, Assignment]:
-        kafka_tps = [KafkaTopicPartition(*tp) for tp in tps]
-        if not kafka_tps:
-            return {}
-        with anyio.fail_after(30):
-            committed = await self._consumer._coordinator.fetch_committed_offsets(kafka_tps)
-            firsts = await self._consumer.beginning_offsets(kafka_tps)
-            fresh = [tp for tp in kafka_tps if tp not in committed]
-            starts = firsts
-            if fresh and self._settings.start_at == "latest":
-                starts = await self._consumer.end_offsets(fresh)
-        for tp, mark in committed.items():
-            if mark.offset < firsts[tp]:
-                raise await self._lost_range(TopicPartition(*tp), mark.offset)
-        return {
-            TopicPartition(*tp): Assignment(epoch, committed[tp].offset, committed[tp].metadata)
-            if tp in committed
-            else Assignment(epoch, starts[tp])
-            for tp in kafka_tps
-        }
-
     # --- checkpoints --------------------------------------------------------------------------
+
+    @property
+    def _keeper(self) -> Positions | None:
+        """The sink, where it keeps the checkpoint and Kafka's offsets only follow."""
+        return None if self._positions_of is None else self._positions_of()
 
     async def commit(self, marks: Mapping[TopicPartition, Mark], timeout: float) -> CommitOutcome:
         """See ports.Checkpoint. Sent under the generation of the assignment, or not at all."""
         generation = self._generation
         current = {
-            KafkaTopicPartition(*tp): OffsetAndMetadata(mark.offset, mark.metadata)
+            tp: mark
             for tp, mark in marks.items()
             if mark.epoch == self._epoch and tp in self._positions
         }
         if not current:
             return "failed"
-        task = asyncio.ensure_future(self._send_commit(current, generation))
-        try:
-            await asyncio.wait([task], timeout=timeout)
-        finally:
-            abandoned = task.cancel()  # it may have landed all the same
-        if abandoned:
-            return "unknown"
-        if (error := task.exception()) is None:
-            return "ok" if len(current) == len(marks) else "failed"
-        log.warning("commit_failed", error=explain(error))
-        retriable = isinstance(error, KafkaError) and error.retriable
-        return "unknown" if retriable else "failed"
-
-    async def _send_commit(self, offsets: dict[Any, OffsetAndMetadata], generation: int) -> None:
-        """One attempt. aiokafka's own commit() repeats for ever, and takes the generation that it
-        has when it sends: after an eviction that is none, which an empty group accepts."""
-        coordinator = self._consumer._coordinator
-        await coordinator.ensure_coordinator_known()
-        if generation < 0 or coordinator.generation != generation:
-            raise IllegalStateError("the membership that this commit belongs to is over")
-        assignment = self._consumer._subscription.subscription.assignment
-        # No await stands between the check and the making of the request inside this call.
-        await coordinator._do_commit_offsets(assignment, offsets)
+        if self._keeper is not None:
+            started, kept = anyio.current_time(), False
+            with anyio.move_on_after(timeout):
+                kept = await self._keeper.advance(current)
+            if not kept:
+                return "failed"
+            timeout -= anyio.current_time() - started
+        offsets = {
+            KafkaTopicPartition(*tp): OffsetAndMetadata(mark.offset, mark.metadata)
+            for tp, mark in current.items()
+        }
+        outcome = await self._commits.send(offsets, generation, timeout)
+        return "failed" if outcome == "ok" and len(current) < len(marks) else outcome
 
     async def ends(self, timeout: float) -> Mapping[TopicPartition, int]:
         """See ports.Source."""
+        return await self._offsets(self._consumer.end_offsets, timeout)
+
+    async def starts(self, timeout: float) -> Mapping[TopicPartition, int]:
+        """See ports.Source."""
+        return await self._offsets(self._consumer.beginning_offsets, timeout)
+
+    async def _offsets(self, ask: Any, timeout: float) -> dict[TopicPartition, int]:
         if not self._positions:
             return {}
         try:
             with anyio.fail_after(timeout):
-                ends = await self._consumer.end_offsets(
-                    [KafkaTopicPartition(*tp) for tp in self._positions]
-                )
+                found = await ask([KafkaTopicPartition(*tp) for tp in self._positions])
         except (KafkaError, TimeoutError) as error:
-            log.debug("ends_unknown", error=explain(error))
+            log.debug("offsets_unknown", error=explain(error))
             return {}
-        return {TopicPartition(*tp): end for tp, end in ends.items()}
+        return {TopicPartition(*tp): offset for tp, offset in found.items()}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from types import MappingProxyType
+from urllib.parse import quote
 
 import msgspec
 
@@ -13,7 +15,7 @@ from ..identity import COORDINATES, Identify, identity
 from ..intake import Format, Objection
 from ..record import Record
 from .http_settings import ENVELOPE_PLACEHOLDERS, ITEM_PLACEHOLDERS, BodySettings
-from .template import HEADER, Template
+from .template import HEADER, Template, header
 
 # What a placeholder stands for, for all records of a batch at once.
 Column = Callable[[Sequence[Record]], Sequence[bytes | int]]
@@ -33,11 +35,17 @@ class BodyEncoder:
     for the whole batch. Others are formatted record by record.
     """
 
-    def __init__(self, settings: BodySettings, identify: Identify, format: Format) -> None:  # noqa: A002 - the setting's own name
+    def __init__(
+        self,
+        settings: BodySettings,
+        identify: Identify,
+        format: Format,  # noqa: A002 - the setting's own name
+    ) -> None:
         item = Template.parse(settings.item, ITEM_PLACEHOLDERS)
         self.names = item.names
-        head, tail = Template.parse(settings.envelope, ENVELOPE_PLACEHOLDERS).literals
-        self._head, self._tail = head.encode(), tail.encode()
+        self._head, self._tail = Template.parse(settings.envelope, ENVELOPE_PLACEHOLDERS).around(
+            "items"
+        )
         self._separator = settings.separator.encode()
         self._literals = tuple(literal.encode() for literal in item.literals)
         self._columns = tuple(_column(name, identify) for name in item.names)
@@ -52,24 +60,33 @@ class BodyEncoder:
 
     def encode(self, batch: Batch) -> bytes:
         """The body. Raises ValueError for a record that `objections` would have kept out."""
-        columns = [column(batch.records) for column in self._columns]
+        about = {"items_count": str(len(batch)), "batch_id": batch.id, "name": batch.pipeline}
+        return self.encode_run(batch.records, about)
+
+    def encode_run(
+        self, records: Sequence[Record], about: Mapping[str, str] = MappingProxyType({})
+    ) -> bytes:
+        """The same for records that are not all of a batch; there is at least one. `about` is for
+        an envelope that holds more than $items."""
+        columns = [column(records) for column in self._columns]
         if self._lines:
             columns = list(map(_on_one_line, columns))
-        return self._joined(columns)
+        head, tail = (part.fill(about).encode() for part in (self._head, self._tail))
+        return self._joined(columns, head, tail)
 
-    def _joined(self, columns: Sequence[Sequence[bytes | int]]) -> bytes:
+    def _joined(self, columns: Sequence[Sequence[bytes | int]], head: bytes, tail: bytes) -> bytes:
         """The whole body: items, what joins them, and the envelope around them."""
         if self._plain:
             before, after = self._literals
             items: list[bytes] = list(columns[0])  # type: ignore[arg-type]
             # The first and the last item take the envelope with them: one join, one copy.
-            items[0] = self._head + before + items[0]
-            items[-1] += after + self._tail
+            items[0] = head + before + items[0]
+            items[-1] += after + tail
             return (after + self._separator + before).join(items)
         form = self._format
         items = [form % row for row in zip(*columns, strict=True)]
-        items[0] = self._head + items[0]
-        items[-1] += self._tail
+        items[0] = head + items[0]
+        items[-1] += tail
         return self._separator.join(items)
 
 
@@ -88,13 +105,14 @@ def _on_one_line(column: Sequence[bytes | int]) -> Sequence[bytes | int]:
 def _column(name: str, identify: Identify) -> Column:
     if name.startswith(HEADER):
         wanted = name.removeprefix(HEADER)
-        return lambda records: [_string(_header(r, wanted)) for r in records]
+        return lambda records: [_string(header(r, wanted)) for r in records]
     columns: dict[str, Column] = {
         "value": lambda records: [_NULL if (v := r.value) is None else v for r in records],
         "value_string": lambda records: [_string(r.value) for r in records],
         "value_base64": lambda records: [_base64(r.value) for r in records],
         "key": lambda records: [_string(r.key) for r in records],
         "id": lambda records: [_json(identify(r)) for r in records],
+        "id_url": lambda records: [quote(identify(r), safe="").encode() for r in records],
         "topic": lambda records: [_topic(r.topic) for r in records],
         "partition": lambda records: [r.partition for r in records],
         "offset": lambda records: [r.offset for r in records],
@@ -119,11 +137,6 @@ def _topic(topic: str) -> bytes:
     return _json(topic)
 
 
-def _header(record: Record, name: str) -> bytes | None:
-    """The last one of that name, as Kafka's own `lastHeader`."""
-    return next((value for key, value in reversed(record.headers) if key == name), None)
-
-
 def _objections(
     settings: BodySettings,
     names: Sequence[str],
@@ -140,7 +153,7 @@ def _objections(
         found.append(lambda r: _not_text(r.value, "the value", "$value_string"))
     if "value" in names and settings.lines and format != "json":
         found.append(_newline_objection)
-    if "id" in names:
+    if "id" in names or "id_url" in names:
         found += id_objections(identify)
     return found
 
@@ -159,7 +172,7 @@ def id_objections(identify: Identify) -> list[Objection]:
 
 
 def _header_objection(name: str, record: Record) -> str | None:
-    return _not_text(_header(record, name), f"the header {name}", f"$header.{name}")
+    return _not_text(header(record, name), f"the header {name}", f"$header.{name}")
 
 
 def _newline_objection(record: Record) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterator
 from typing import Literal, Protocol
 
 import cramjam
@@ -13,6 +14,8 @@ Compression = Literal["none", "gzip", "zstd"]
 # The levels that the command-line tools of both use by default.
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
+
+PIECE = 256 * 1024  # bytes that are unpacked at once
 
 
 def compress(body: bytes, how: Compression) -> bytes:
@@ -31,8 +34,8 @@ class UnreadableError(Exception):
 class Inflater(Protocol):
     """Undoes a content coding piece by piece."""
 
-    def feed(self, data: bytes, room: int) -> bytes:
-        """What `data` unpacks to, but never more than `room` bytes and one (which tells "more").
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """What `data` unpacks to, in pieces of at most PIECE bytes each, made one by one.
 
         Raises UnreadableError.
         """
@@ -54,8 +57,9 @@ def inflater(coding: str) -> Inflater:
 
 
 class _Plain:
-    def feed(self, data: bytes, room: int) -> bytes:
-        return data[: room + 1]
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), PIECE):
+            yield data[start : start + PIECE]
 
     def finish(self) -> None:
         pass
@@ -68,19 +72,17 @@ class _Gzip:
         self._member = self._next()
         self._begun = False
 
-    def feed(self, data: bytes, room: int) -> bytes:
-        out = bytearray()
-        # Each round ends with the data used up or with one byte more than there is room for.
-        while data and len(out) <= room:
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        while data:
             if self._member.eof:
                 self._member = self._next()
             self._begun = True
             try:
-                out += self._member.decompress(data, room + 1 - len(out))
+                piece = self._member.decompress(data, PIECE)
             except zlib.error:
                 raise UnreadableError("the answer says gzip and is not") from None
             data = self._member.unconsumed_tail or self._member.unused_data
-        return bytes(out)
+            yield piece
 
     def finish(self) -> None:
         if self._begun and not self._member.eof:

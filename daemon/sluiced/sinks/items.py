@@ -11,10 +11,16 @@ import msgspec
 from ..batch import Batch
 from ..identity import Identify, resolve, text_of, tokens_of
 from ..outcome import DELIVERED, Fate, Verdict
-from .http_settings import ShapeSettings
+from .response_settings import ShapeSettings
+from .words import UnclearError, Words
 
 # As much of an API's explanation as a dead letter and a log line take, in characters.
 LONGEST_TEXT = 500
+
+_COMPARE = "compare sink.response id with record.id and sink.body.item"
+
+# Which of two verdicts on one record holds: what is rejected once stays so.
+_GRAVITY = {Fate.DELIVERED: 0, Fate.RETRY: 1, Fate.REJECTED: 2}
 
 NOT_JUDGED = Verdict(Fate.RETRY, error="the API neither did nor judged this record")
 
@@ -26,11 +32,7 @@ _decode_lines = msgspec.json.Decoder().decode_lines
 _encode = msgspec.json.Encoder().encode
 
 
-class UnclearError(Exception):
-    """The answer does not say what became of each record. Its text says what to look at."""
-
-
-def document_of(body: bytes) -> Any:
+def document_of(body: bytes | bytearray) -> Any:
     """The answer as JSON. Raises UnclearError."""
     try:
         return _decode(body)
@@ -55,20 +57,27 @@ class ItemReader:
         self._items = tokens_of(shape.items or "")
         self._status = None if shape.status is None else tokens_of(shape.status)
         self._id = None if shape.id is None else tokens_of(shape.id)
+        self._index = None if shape.index is None else tokens_of(shape.index)
+        self._partial = shape.partial
         self._error = None if shape.error is None else tokens_of(shape.error)
         self._where = "the lines" if self._lines else f"sink.response items ({shape.items!r})"
-        self._fates = {str(status): Fate.DELIVERED for status in shape.delivered}
-        self._fates |= {str(status): Fate.RETRY for status in shape.retry}
+        self._words = Words(shape)
         self._identify = identify
         self._scrub = scrub
 
-    def read(self, batch: Batch, body: bytes, ok: bool) -> Sequence[Verdict]:
+    def read(self, batch: Batch, body: bytes | bytearray, ok: bool) -> Sequence[Verdict]:
         """A verdict for each record of the batch, in its order. `ok` says that the HTTP status
         was 2xx. Raises UnclearError."""
         items = self._found(body)
         # Unnamed in a 2xx is done; unnamed in an error is nothing at all.
         unnamed = DELIVERED if ok else NOT_JUDGED
         if isinstance(items, list):
+            if self._partial and not items and not ok:
+                raise UnclearError("the answer names no record")
+            if self._partial and (self._id is not None or self._index is not None):
+                return self._some(batch, items, unnamed)
+            if self._index is not None:
+                return self._by_position(batch, items, unnamed)
             if self._id is not None:
                 return self._by_id(batch, items, unnamed)
             if len(items) != len(batch):
@@ -83,25 +92,28 @@ class ItemReader:
             return self._by_index(batch, items, unnamed)
         raise UnclearError(f"{self._where} is neither a list nor an object")
 
-    def _found(self, body: bytes) -> Any:
+    def _found(self, body: bytes | bytearray) -> Any:
         if self._lines:
             try:
                 return _decode_lines(body)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise UnclearError("the answer's lines are not all JSON") from None
+        document = document_of(body)
         try:
-            return resolve(document_of(body), self._items)
+            found = resolve(document, self._items)
         except LookupError:
-            raise UnclearError(f"the answer has nothing at {self._where}") from None
+            found = None
+            # Where only some are named, that may be none.
+            if not (self._partial and isinstance(document, Mapping)):
+                raise UnclearError(f"the answer has nothing at {self._where}") from None
+        return [] if found is None and self._partial else found
 
     def _by_index(
         self, batch: Batch, items: Mapping[str, Any], unnamed: Verdict
     ) -> Sequence[Verdict]:
         verdicts = [unnamed] * len(batch)
         for key, item in items.items():
-            index = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else -1
-            # "07" would be a second name of the seventh record.
-            if not 0 <= index < len(batch) or key != str(index):
+            if (index := _index(key, len(batch))) is None:
                 raise UnclearError(
                     f"{self._where} has a key that is no index into {len(batch)} records"
                 )
@@ -122,7 +134,7 @@ class ItemReader:
             if not indexes:
                 raise UnclearError(
                     "the answer has an id that is not in the batch, or has it too often; "
-                    "compare sink.response id with record.id and sink.body.item"
+                    + _COMPARE
                 )
             verdicts[indexes.popleft()] = self._verdict(item, unnamed)
             silent -= 1
@@ -130,6 +142,50 @@ class ItemReader:
         if silent != items.count(None):
             raise UnclearError(f"the answer leaves out the ids of {silent} records")
         return verdicts
+
+    def _by_position(
+        self, batch: Batch, items: Sequence[Any], unnamed: Verdict
+    ) -> Sequence[Verdict]:
+        """Items that each tell a position, all positions exactly once."""
+        verdicts: dict[int, Verdict] = {}
+        for item in items:
+            index = self._position(item, len(batch))
+            if index in verdicts:
+                raise UnclearError(f"the answer has the position {index} twice")
+            verdicts[index] = self._verdict(item, unnamed)
+        if missing := len(batch) - len(verdicts):
+            raise UnclearError(
+                f"the answer leaves out the positions of {missing} records; if that means that "
+                "they are delivered, set sink.response partial"
+            )
+        return [verdicts[index] for index in range(len(batch))]
+
+    def _some(self, batch: Batch, items: Sequence[Any], unnamed: Verdict) -> Sequence[Verdict]:
+        """Items about some of the records. Of several about one record the gravest counts, and an
+        id that several records share is about all of them: nobody can tell which one it is."""
+        verdicts = [unnamed] * len(batch)
+        named: defaultdict[str, list[int]] = defaultdict(list)
+        if self._id is not None:
+            for index, record in enumerate(batch.records):
+                named[self._identify(record)].append(index)
+        seen: set[int] = set()
+        for item in items:
+            verdict = self._verdict(item, unnamed)
+            if self._id is None:
+                indexes = [self._position(item, len(batch))]
+            elif not (indexes := named.get(text_of(_at(item, self._id)) or "", [])):
+                raise UnclearError(f"the answer has an id that is not in the batch; {_COMPARE}")
+            for index in indexes:
+                if index not in seen or _GRAVITY[verdict.fate] > _GRAVITY[verdicts[index].fate]:
+                    verdicts[index] = verdict
+            seen.update(indexes)
+        return verdicts
+
+    def _position(self, item: Any, count: int) -> int:
+        text = text_of(_at(item, self._index or ())) or ""
+        if (index := _index(text, count)) is None:
+            raise UnclearError(f"an item has no index into {count} records at sink.response index")
+        return index
 
     def _verdict(self, item: Any, unnamed: Verdict) -> Verdict:
         if item is None:
@@ -141,7 +197,7 @@ class ItemReader:
         found = _at(item, self._status)
         if (status := text_of(found)) is None:
             raise UnclearError("an item has no number or word at sink.response status")
-        fate = self._fates.get(status) or _fate(found, status)
+        fate = self._words.fate(found, status)
         if fate is Fate.DELIVERED:
             return DELIVERED
         error = None if self._error is None else _at(item, self._error)
@@ -157,17 +213,8 @@ def _at(document: Any, tokens: tuple[str, ...]) -> Any:
         return None
 
 
-def _fate(found: Any, status: str) -> Fate:
-    """Of a status that is in no list. Raises UnclearError for a number that means nothing."""
-    is_number = isinstance(found, int | float) and not isinstance(found, bool)
-    if not is_number and not (status.isascii() and status.isdigit()):
-        return Fate.REJECTED
-    number = float(status)
-    if 400 <= number < 500:
-        return Fate.REJECTED
-    if 500 <= number < 600:
-        return Fate.RETRY
-    raise UnclearError(
-        f"an item has the status {status[:20]}, which is in no list; "
-        "add it to sink.response delivered or retry"
-    )
+def _index(text: str, count: int) -> int | None:
+    """The text as an index into `count` records, or None."""
+    index = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+    # "07" would be a second name of the seventh record.
+    return index if 0 <= index < count and text == str(index) else None

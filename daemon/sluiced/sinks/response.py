@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..batch import Batch
-from ..identity import Identify, resolve, tokens_of
-from ..outcome import DELIVERED, Again, Outcome, Refused, TooLarge, answered
+from ..feedback import Feedback
+from ..identity import Identify, resolve, text_of, tokens_of
+from ..outcome import DELIVERED, Again, Fate, Outcome, Refused, TooLarge, answered
+from .allowances import allowances
 from .http_settings import HttpSettings
-from .items import ItemReader, Scrub, UnclearError, document_of, excerpt
+from .items import ItemReader, Scrub, document_of, excerpt
+from .response_settings import ShapeSettings
+from .words import UnclearError, Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,7 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    body: bytes = b""
+    body: bytes | bytearray = b""
     problem: str = ""
 
 
@@ -36,10 +41,18 @@ class ResponseReader:
         other = shape.on_error or shape
         self._items = ItemReader(shape, identify, scrub) if shape.per_item else None
         self._error_items = ItemReader(other, identify, scrub) if other.per_item else None
+        self._word = _WholeReader(shape) if shape.by_word else None
+        self._error_word = _WholeReader(other) if other.by_word else None
         self.by_id = shape.id is not None or other.id is not None
         self._error = None if other.error is None else tokens_of(other.error)
-        # Without items the lists are about the HTTP status.
-        self._delivered = () if shape.per_item else shape.delivered
+        self._usages = tuple(map(tokens_of, shape.usages))
+        # Of a 2xx that says "no". Within items it points into one of them.
+        own = other.error if shape.per_item or shape.error is None else shape.error
+        self._own_error = None if own is None else tokens_of(own)
+        # Without items and without a word the lists are about the HTTP status.
+        by_http = not (shape.per_item or shape.by_word)
+        self._delivered = shape.delivered if by_http else ()
+        self._rejected = shape.rejected if by_http else ()
         self._retry = shape.retry
         self._has_key = settings.idempotency_header is not None
         self._scrub = scrub
@@ -47,6 +60,28 @@ class ResponseReader:
 
     def outcome(self, batch: Batch, answer: Answer) -> Outcome:
         """Never raises: an answer that makes no sense is an unknown one."""
+        outcome, feedback = self._judged(batch, answer), self.feedback(answer)
+        return outcome if feedback is None else replace(outcome, feedback=feedback)
+
+    def feedback(self, answer: Answer) -> Feedback | None:
+        """What the answer says of the API's limits and of what it has counted, if anything."""
+        tokens = self._counted(answer.body) if self._usages else None
+        left = allowances(answer.headers, self._wall())
+        return Feedback(left, tokens) if left or tokens is not None else None
+
+    def _counted(self, body: bytes | bytearray) -> int | None:
+        """What is found of the tokens that it reports, added up; None where nothing is."""
+        counts: list[int] = []
+        with suppress(UnclearError):
+            document = document_of(body)
+            for pointer in self._usages:
+                with suppress(LookupError):
+                    found: Any = resolve(document, pointer)
+                    if isinstance(found, int) and not isinstance(found, bool) and found >= 0:
+                        counts.append(found)
+        return sum(counts) if counts else None
+
+    def _judged(self, batch: Batch, answer: Answer) -> Outcome:
         status = answer.status
         if 200 <= status < 300 or status in self._delivered:
             return self._success(batch, answer)
@@ -61,22 +96,34 @@ class ResponseReader:
         status = str(answer.status)
         if answer.problem:
             return Again("unknown", answer.problem, status)
-        if self._items is None:
-            return answered(batch, [DELIVERED] * len(batch))
         try:
-            return answered(batch, self._items.read(batch, answer.body, ok=True))
+            if self._items is not None:
+                return answered(batch, self._items.read(batch, answer.body, ok=True))
+            fate = Fate.DELIVERED if self._word is None else self._word.fate(answer.body)
         except UnclearError as error:
             return Again("unknown", f"the API answered {status}, but {error}", status)
+        if fate is Fate.DELIVERED:
+            return answered(batch, [DELIVERED] * len(batch))
+        if fate is Fate.REJECTED and self._error_word is not None:
+            fate = self._error_word.listed(answer.body) or fate
+        if fate is Fate.RETRY:
+            return Again("status", self._explained(answer), status, self._after(answer))
+        return self._refusal(batch, answer, fate)
 
     def _failure(self, batch: Batch, answer: Answer) -> Outcome:
         """4xx and 5xx: first what is no verdict on the records, then what may be one."""
         status, text = answer.status, self._explained(answer)
-        after = retry_after(answer.headers, self._wall())
+        after = self._after(answer)
         if status == 413:
             return TooLarge("413", text)
         if status == 429:
             return Again("throttled", text, "429", after)
-        if status in self._retry or status >= 500 or status in (408, 425):
+        fate = self._error_word.listed(answer.body) if self._error_word else None
+        if status in self._rejected:
+            fate = Fate.REJECTED
+        if fate in (Fate.DELIVERED, Fate.REJECTED):
+            return self._refusal(batch, answer, fate)
+        if fate is Fate.RETRY or status in self._retry or status >= 500 or status in (408, 425):
             return Again("status", text, str(status), after)
         if status in (401, 403):
             text += "; check the credentials in sink.headers"
@@ -86,35 +133,83 @@ class ResponseReader:
             return Again("status", text, "409", after)
         if answer.problem:
             return Again("unknown", f"{text}, but {answer.problem}", str(status), after)
+        return self._refusal(batch, answer, Fate.REJECTED)
+
+    def _refusal(self, batch: Batch, answer: Answer, fate: Fate) -> Outcome:
+        """A "no" to the batch, unless its items say more; `fate` is of whoever is to blame."""
+        # What an error says of one record, "there already", it says of no other.
+        if fate is Fate.DELIVERED and len(batch) == 1:
+            return answered(batch, [DELIVERED])
         if self._error_items is not None:
             try:
                 return answered(batch, self._error_items.read(batch, answer.body, ok=False))
             except UnclearError:
                 pass  # then nobody knows which record is to blame, and bisecting finds it
-        if self._error is None:
+        text = self._explained(answer)
+        if self._pointer(answer) is None:
             text += "; set sink.response error to where its answers say why"
-        return Refused(str(status), text)
+        return Refused(str(answer.status), text)
+
+    def _after(self, answer: Answer) -> float | None:
+        return retry_after(answer.headers, self._wall())
 
     def _explained(self, answer: Answer) -> str:
         text = f"the API answered {answer.status}"
-        why = self._explanation(answer.body)
+        why = self._explanation(answer.body, self._pointer(answer))
         return f"{text}: {why}" if why else text
 
-    def _explanation(self, body: bytes) -> str:
+    def _pointer(self, answer: Answer) -> tuple[str, ...] | None:
+        return self._own_error if 200 <= answer.status < 300 else self._error
+
+    def _explanation(self, body: bytes | bytearray, pointer: tuple[str, ...] | None) -> str:
         """What `error` points to in an answer about the whole batch.
 
         Nothing of an answer is shown where `error` does not point: it may repeat what was sent.
         """
-        if self._error is None or not body:
+        if pointer is None or not body:
             return ""
         try:
-            found: Any = resolve(document_of(body), self._error)
+            found: Any = resolve(document_of(body), pointer)
         except LookupError:
             return ""
         except UnclearError:
             # "" is the whole answer, and that may be plain text.
-            found = None if self._error else body.decode(errors="replace")
+            found = None if pointer else body.decode(errors="replace")
         return "" if found is None else excerpt(found, self._scrub)
+
+
+class _WholeReader:
+    """Reads the word by which an answer judges the whole batch; see ShapeSettings."""
+
+    def __init__(self, shape: ShapeSettings) -> None:
+        self._status = tokens_of(shape.status or "")
+        self._words = Words(shape)
+
+    def fate(self, body: bytes | bytearray) -> Fate:
+        """Raises UnclearError where there is no word, or a number that means nothing."""
+        found = self._found(body)
+        if (status := text_of(found)) is None:
+            raise UnclearError("there is no number or word at sink.response status")
+        return self._words.fate(found, status)
+
+    def listed(self, body: bytes | bytearray) -> Fate | None:
+        """What a word that is in a list means; None for all else."""
+        try:
+            status = text_of(self._found(body))
+        except UnclearError:
+            return None
+        return None if status is None else self._words.listed(status)
+
+    def _found(self, body: bytes | bytearray) -> Any:
+        try:
+            return resolve(document_of(body), self._status)
+        except LookupError:
+            return None
+        except UnclearError:
+            # "" is the whole answer, and that may be plain text.
+            if self._status:
+                raise
+            return body.decode(errors="replace").strip() or None
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

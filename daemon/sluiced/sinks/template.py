@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from ..record import Record
+
 # A name reaches as far as it can: `$value_string` is one placeholder, and not `$value` before
 # "_string". The last alternative, nothing at all, is a dollar sign that introduces nothing.
 _PLACEHOLDER = re.compile(r"\$(\$|header\.[A-Za-z0-9_.-]+|[A-Za-z_][A-Za-z0-9_]*|)")
@@ -45,12 +47,25 @@ class Template:
         literals[-1] += text[end:]
         return cls(tuple(literals), tuple(names))
 
+    def around(self, name: str) -> tuple[Template, Template]:
+        """What is before the only place of this name, and what is after it."""
+        at = self.names.index(name)
+        return (
+            Template(self.literals[: at + 1], self.names[:at]),
+            Template(self.literals[at + 1 :], self.names[at + 1 :]),
+        )
+
     def fill(self, values: Mapping[str, str]) -> str:
         """The text with a value in the place of each name; KeyError if one is missing."""
         parts = [self.literals[0]]
         for name, literal in zip(self.names, self.literals[1:], strict=True):
             parts += (values[name], literal)
         return "".join(parts)
+
+
+def header(record: Record, name: str) -> bytes | None:
+    """The last one of that name, as Kafka's own `lastHeader`."""
+    return next((value for key, value in reversed(record.headers) if key == name), None)
 
 
 def _unknown(name: str, known: Collection[str]) -> str:

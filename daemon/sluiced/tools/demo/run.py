@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -11,13 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ...errors import SluicedError
 from ..embedded_broker import EmbeddedBroker, free_ports
 from .audit import Findings, Letter, audit
 from .bulk_api import BulkApi, Caps, serve
 from .cities import messages
 from .display import Display, Figures, report
 from .process import Daemon
+from .stage import configuration, play, until_told
 from .stream import Stream
 
 CONFIG = "demo.toml"
@@ -34,26 +33,7 @@ POLL = 0.1  # seconds between two looks at how far things are
 
 def main(keep: bool) -> int:
     """The exit status: 0 when the audit holds. Prints what went wrong otherwise."""
-    console = Console()
-    try:
-        return asyncio.run(_interruptible(console, keep))
-    except SluicedError as error:
-        console.print(f"\nThe demo failed. {error}", style="red", markup=False, soft_wrap=True)
-        return 1
-
-
-async def _interruptible(console: Console, keep: bool) -> int:
-    """Ctrl-C and SIGTERM take the same way out as any failure: through every clean-up."""
-    task = asyncio.current_task()
-    assert task is not None
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        return await _run(console, keep)
-    except asyncio.CancelledError:
-        console.print("\nInterrupted; everything is stopped and removed.")
-        return 1
+    return play(lambda console: _run(console, keep))
 
 
 async def _run(console: Console, keep: bool) -> int:
@@ -99,7 +79,7 @@ class Demo:
         demo.addresses["bulk API"] = await stack.enter_async_context(serve(demo.api))
         await stack.enter_async_context(demo.stream)
         replaced = {BROKER: broker, API: demo.addresses["bulk API"], ADMIN: admin}
-        (home / CONFIG).write_text(configuration(replaced))
+        (home / CONFIG).write_text(configuration(CONFIG, replaced))
         await stack.enter_async_context(demo.daemon)
         demo.daemon.start()
         await demo.daemon.ready(READY_WITHIN)
@@ -171,38 +151,4 @@ class Demo:
 
     async def keep(self, console: Console) -> None:
         """Prints where everything is and waits for Ctrl-C or SIGTERM."""
-        console.print("\nStill running, until Ctrl-C:")
-        for name, address in self.addresses.items():
-            console.print(f"{name:>14}  {address}", highlight=False, soft_wrap=True)
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        await stop.wait()
-
-
-def configuration(replaced: dict[str, str]) -> str:
-    """configs/demo.toml with other addresses.
-
-    Raises SluicedError if the file is not there, or does not have each address exactly once.
-    """
-    text = _file().read_text()
-    for old, new in replaced.items():
-        if text.count(f'"{old}') != 1:
-            raise SluicedError(
-                f"{CONFIG} does not have the address {old} exactly once.",
-                "Put the file back as it was published; the demo replaces that address.",
-            )
-        text = text.replace(old, new)
-    return text
-
-
-def _file() -> Path:
-    """In a checkout the file is in configs/; in an installed package it is beside this module."""
-    here = Path(__file__).resolve()
-    for path in (here.with_name(CONFIG), here.parents[4] / "configs" / CONFIG):
-        if path.is_file():
-            return path
-    raise SluicedError(
-        f"{CONFIG} is missing.", "Install sluiced again, or run the demo from a checkout of it."
-    )
+        await until_told(console, self.addresses)

@@ -14,19 +14,31 @@ from .audit import Coordinates, Letter
 from .cities import Message
 
 RUN = 200  # records published at once
+GROUPED = 16 * 1024  # bytes of a batch: aiokafka's default
 LARGEST = 4 * 1024 * 1024  # bytes of the largest record that the producer takes
 
 
 class Stream:
-    """Everything that the demo asks of the broker. `produced` grows while `publish` runs."""
+    """Everything that the demo asks of the broker. `produced` grows while `publish` runs; what is
+    published comes to an end in the topics `ends`.
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int, dead: str) -> None:
+    With `alone` each record is a batch of its own. Tansu tells, as the end of a log, one more than
+    the first offset of its last batch, and a plan that reaches past the end is cut off there.
+    """
+
+    def __init__(
+        self, bootstrap: str, topic: str, partitions: int, *ends: str, alone: bool = False
+    ) -> None:
         self.produced: dict[Coordinates, Message] = {}
         self._topic = topic
         self._partitions = [TopicPartition(topic, n) for n in range(partitions)]
-        self._dead = TopicPartition(dead, 0)
+        self._ends = [TopicPartition(end, 0) for end in ends]
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap, acks="all", max_request_size=LARGEST, linger_ms=5
+            bootstrap_servers=bootstrap,
+            acks="all",
+            max_request_size=LARGEST,
+            max_batch_size=1 if alone else GROUPED,
+            linger_ms=0 if alone else 5,
         )
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
@@ -48,10 +60,14 @@ class Stream:
             for message, where in zip(run, await asyncio.gather(*sent), strict=True):
                 self.produced[Coordinates(where.topic, where.partition, where.offset)] = message
 
+    async def arrived(self, wait: float) -> list[ConsumerRecord[bytes, bytes]]:
+        """What was not read yet at the ends; waits up to `wait` seconds for the first."""
+        read = await self._consumer.getmany(*self._ends, timeout_ms=round(wait * 1000))
+        return [record for records in read.values() for record in records]
+
     async def dead_letters(self, wait: float) -> list[Letter]:
-        """The dead letters that were not read yet; waits up to `wait` seconds for the first."""
-        read = await self._consumer.getmany(self._dead, timeout_ms=round(wait * 1000))
-        return [_letter(record) for records in read.values() for record in records]
+        """Likewise, where there is nothing but dead letters."""
+        return [letter(record) for record in await self.arrived(wait)]
 
     async def checkpoint_is_complete(self, group: str) -> bool:
         """Whether the group has committed past the last record of every partition."""
@@ -65,16 +81,16 @@ class Stream:
         return all(tp in committed and committed[tp].offset >= end for tp, end in ends.items())
 
     async def __aenter__(self) -> Self:
-        """Creates both topics and opens the connections."""
+        """Creates the topics and opens the connections."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._admin.close)
             await self._admin.start()
-            topics = {self._topic: len(self._partitions), self._dead.topic: 1}
+            topics = {self._topic: len(self._partitions), **{end.topic: 1 for end in self._ends}}
             await self._admin.create_topics([NewTopic(name, n, 1) for name, n in topics.items()])
             stack.push_async_callback(self._producer.stop)
             await self._producer.start()
             stack.push_async_callback(self._consumer.stop)
-            self._consumer.assign([self._dead])
+            self._consumer.assign(self._ends)
             await self._consumer.start()
             self._open = stack.pop_all()
         return self
@@ -83,7 +99,7 @@ class Stream:
         await self._open.aclose()
 
 
-def _letter(record: ConsumerRecord[bytes, bytes]) -> Letter:
+def letter(record: ConsumerRecord[bytes, bytes]) -> Letter:
     headers = {name: value.decode() for name, value in record.headers}
     at = Coordinates(
         headers["__connect.errors.topic"],

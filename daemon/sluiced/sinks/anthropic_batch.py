@@ -1,0 +1,233 @@
+"""Anthropic's message batches: a job is made of one request, and its results come in any order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from ..batch import Batch
+from ..outcome import DELIVERED, Again, Fate, Refused, TooLarge, Verdict
+from ..ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
+from .items import excerpt
+from .job_api import JobApi, Said
+from .job_settings import AnthropicBatchSettings
+from .settings import Line
+from .uploads import Upload
+
+VERSION = "2026-10-21"  # of the API, as the official package of this time names it
+PATH = "/messages/batches"
+
+# Errors of one request that say nothing of the request.
+LATER = (
+    *("rate_limit_error", "overloaded_error", "api_error", "timeout_error"),
+    *("authentication_error", "permission_error", "billing_error"),
+)
+
+
+_NAMED = re.compile(r"requests\.(\d{1,6})\b")
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+
+
+class _Message(msgspec.Struct):
+    model: str = ""
+    usage: _Usage | None = None
+
+
+class _Detail(msgspec.Struct):
+    type: str = ""
+    message: str = ""
+
+
+class _Error(msgspec.Struct):
+    error: _Detail
+
+
+class _Result(msgspec.Struct):
+    type: str
+    message: msgspec.Raw = msgspec.Raw(b"")
+    error: _Error | None = None
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    result: _Result
+
+
+_line = msgspec.json.Decoder(_Line).decode
+_message = msgspec.json.Decoder(_Message).decode
+
+
+class AnthropicBatch(JobApi):
+    """Implements ports.JobSink. The API keeps no names for jobs: see `find`."""
+
+    list_path = PATH
+
+    def __init__(self, settings: AnthropicBatchSettings, line: Line) -> None:
+        super().__init__(settings, line)
+
+    def successor(self, settings: AnthropicBatchSettings) -> AnthropicBatch:
+        sink = AnthropicBatch(settings, self.line)
+        sink._credentials.remember(self._credentials)
+        sink.doubts = self.doubts
+        return sink
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "anthropic-version": VERSION}
+
+    def encode(self, batch: Batch) -> bytes:
+        requests = [
+            b'{"custom_id":"%b","params":%b}' % (self.ids.of(r).encode(), self.body(r))
+            for r in batch.records
+        ]
+        return b'{"requests":[\n' + b",\n".join(requests) + b"\n]}"
+
+    async def submit(self, batch: Batch, name: str) -> Submitted | Again | Refused | TooLarge:
+        """See ports.JobSink."""
+        if len(batch) > self.settings.max_records:
+            return TooLarge(error=f"{len(batch)} records in one job", sent=False)
+        body = self.encode(batch)
+        if len(body) > self.settings.max_bytes:
+            cap = self.settings.max_bytes
+            return TooLarge(error=f"a request of {len(body)} bytes; the cap is {cap}", sent=False)
+        said = await self.ask("POST", PATH, upload=Upload("application/json", (body,)))
+        if isinstance(said, Refused) and said.status == "413":
+            return TooLarge("413", said.error, feedback=said.feedback)
+        return Submitted(said.text(("id",)), said.feedback) if isinstance(said, Said) else said
+
+    async def find(
+        self, batch: Batch, name: str, known: Collection[str], *, whole: bool = True
+    ) -> Submitted | Undecided | Again | None:
+        """See ports.JobSink.
+
+        A job of as many requests (or of more, where the batch has been taken apart since), made
+        since the youngest record was written, may be it. One that
+        has ended tells by its results. One at work does not: it is waited for, which costs a day at
+        most, where submitting twice would cost a job. One whose results are no longer kept is none
+        that anybody could adopt.
+        """
+        wanted = {self.ids.of(record) for record in batch.records}
+        at_work = ""
+        async for found in self._listed(self.since(batch)):
+            if isinstance(found, Again):
+                return found
+            total = sum((found.get("request_counts") or {}).values())
+            if found["id"] in known or total < len(batch) or (whole and total > len(batch)):
+                continue
+            if found.get("processing_status") != "ended":
+                at_work = at_work or found["id"]
+                continue
+            if not found.get("results_url"):
+                continue
+            try:
+                async for line in self.lines(f"{PATH}/{found['id']}/results"):
+                    if _line(line).custom_id in wanted:
+                        self.doubts.pop(name, None)
+                        return Submitted(found["id"])
+                    if whole:
+                        break  # all of its lines are of ours, or none
+            except (BrokenResultsError, msgspec.DecodeError) as error:
+                return Again("connection", str(error))
+        if at_work or self.too_early(name):
+            return Undecided(at_work)
+        self.doubts.pop(name, None)
+        return None
+
+    async def _listed(self, since: float) -> AsyncIterator[dict[str, Any] | Again]:
+        after: dict[str, str] = {}
+        while True:
+            said = await self.ask("GET", PATH, query={"limit": "100", **after})
+            if not isinstance(said, Said):
+                yield Again("status", said.error, said.status)
+                return
+            page = said.document.get("data") or []
+            for found in page:
+                if (_born(found) or since) < since:
+                    return
+                yield found
+            if not page or not said.document.get("has_more"):
+                return
+            after = {"after_id": page[-1]["id"]}
+
+    def _named_in(self, said: Said) -> tuple[int, ...]:
+        """The request that the error's text begins with: "requests.3.custom_id: …"."""
+        found = _NAMED.match(said.text(("error", "message")))
+        return (int(found[1]),) if found else ()
+
+    async def poll(self, job: str) -> Progress | Again:
+        """See ports.JobSink."""
+        said = await self.ask("GET", f"{PATH}/{job}")
+        if isinstance(said, Refused):
+            return Progress("missing", status=said.status, error=said.error)
+        if isinstance(said, Again):
+            return said
+        counts = said.document.get("request_counts") or {}
+        total = sum(counts.values())
+        done = total - counts.get("processing", 0)
+        status = said.text(("processing_status",))
+        cancelled = bool(said.text(("cancel_initiated_at",)))
+        if status == "ended" and not said.text(("results_url",)):
+            error = "the results of the job are no longer kept"
+            return Progress("missing", done, total, status="archived", error=error)
+        return Progress(
+            "ended" if status == "ended" else "working",
+            done,
+            total,
+            status=status,
+            cancelled=cancelled,
+            created=_born(said.document),
+        )
+
+    async def cancel(self, job: str) -> Again | None:
+        """See ports.JobSink."""
+        said = await self.ask("POST", f"{PATH}/{job}/cancel")
+        return said if isinstance(said, Again) and said.status != "409" else None
+
+    async def results(self, job: str) -> AsyncIterator[JobResult]:
+        """See ports.JobSink."""
+        async for line in self.lines(f"{PATH}/{job}/results"):
+            yield self._result(line)
+
+    def _result(self, line: bytes) -> JobResult:
+        try:
+            found = _line(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise BrokenResultsError("a line of the results cannot be read") from None
+        where, result = self.ids.where(found.custom_id), found.result
+        if result.type == "succeeded":
+            model, taken, given = _counted(result.message)
+            return JobResult(where, DELIVERED, bytes(result.message), model, taken, given)
+        if result.type != "errored" or result.error is None:  # canceled, expired
+            return JobResult(where, Verdict(Fate.RETRY, result.type, f"it was {result.type}"))
+        detail = result.error.error
+        fate = Fate.RETRY if detail.type in LATER else Fate.REJECTED
+        text = excerpt(detail.message, self._credentials.scrub)
+        return JobResult(where, Verdict(fate, detail.type, text))
+
+
+def _born(state: Mapping[str, Any]) -> float | None:
+    """When a job was made, as far as the API says."""
+    try:
+        return datetime.fromisoformat(state["created_at"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _counted(body: msgspec.Raw) -> tuple[str, int, int]:
+    """The model, and all tokens that went in and came out."""
+    try:
+        message = _message(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return "", 0, 0
+    usage = message.usage or _Usage()
+    cached = (usage.cache_creation_input_tokens or 0) + (usage.cache_read_input_tokens or 0)
+    return message.model, usage.input_tokens + cached, usage.output_tokens

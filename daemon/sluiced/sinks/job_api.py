@@ -1,0 +1,330 @@
+"""The HTTP of an API of jobs: requests that are small, uploads and downloads that are not."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import anyio
+import msgspec
+
+from .. import __version__
+from ..batch import Batch
+from ..errors import SluicedError
+from ..feedback import Feedback
+from ..identity import resolve
+from ..outcome import Again, Fate, Outcome, Refused, Verdict
+from ..ports import BrokenResultsError, Identifies, OnCancel
+from ..prices import Usage
+from ..record import Record
+from ..units import Secret
+from . import estimate
+from .allowances import allowances
+from .connector import Connector
+from .credentials import Credentials
+from .custom_ids import CustomIds
+from .http import lost
+from .items import excerpt
+from .job_settings import JobSettings
+from .prompt import Prompt
+from .response import retry_after
+from .settings import Line
+from .uploads import STALL, Patience, Upload
+
+LARGEST_ANSWER = 64 * 1024**2  # bytes of a single document, and of one line of results
+SKEW = 3600.0  # seconds by which the clocks of a producer and of the API may differ
+
+# What is about the moment and not about the request: it goes again.
+LATER = (401, 402, 403, 408, 409, 425, 429)
+
+# What is about the account, with whatever status it comes: no record is to blame for it. Anthropic
+# says it in words only.
+ACCOUNT = (
+    *("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error"),
+    *("account_deactivated", "organization_deactivated"),
+)
+NO_CREDIT = "credit balance is too low"
+
+
+class Said:
+    """An answer that was read: its status, headers, and the document in it, {} if it is none."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        told = allowances(headers, time.time())
+        self.feedback = Feedback(told) if told else None
+        self.document: dict[str, Any] = {}
+        try:
+            found = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            self.document = found
+
+    def text(self, pointer: Sequence[str]) -> str:
+        try:
+            return str(resolve(self.document, tuple(pointer)) or "")
+        except LookupError:
+            return ""
+
+    @property
+    def of_the_account(self) -> bool:
+        codes = (self.text(("error", "code")), self.text(("error", "type")))
+        return any(c in ACCOUNT for c in codes) or NO_CREDIT in self.text(("error", "message"))
+
+
+class JobApi:
+    """Base of the sinks that make jobs."""
+
+    key_header = "Authorization"
+    key_prefix = "Bearer "
+
+    def __init__(self, settings: JobSettings, line: Line) -> None:
+        self.settings = settings
+        self.line = line
+        self.ids = CustomIds(line.name, line.topics)
+        self._prompt: Prompt | None = None
+        if settings.prompt is not None:
+            self._prompt = Prompt(settings.prompt, json=line.record.format == "json")
+        key = settings.api_key
+        prefixed = key if key.prefix else msgspec.structs.replace(key, prefix=self.key_prefix)
+        sources: dict[str, str | Secret] = {self.key_header: prefixed}
+        self._credentials = Credentials(sources)
+        self._session: aiohttp.ClientSession | None = None
+        self.doubts: dict[
+            str, float
+        ] = {}  # when jobs were looked for in vain first, by their names
+        self.clock = time.monotonic
+
+    # --- what every sink is ---------------------------------------------------------------------
+
+    @property
+    def identifies(self) -> Identifies:
+        return "batch"
+
+    @property
+    def objections_needed(self) -> bool:
+        return True
+
+    @property
+    def most_jobs(self) -> int:
+        return self.settings.max_jobs
+
+    @property
+    def poll_every(self) -> float:
+        return float(self.settings.poll)
+
+    @property
+    def on_cancel(self) -> OnCancel:
+        return self.settings.on_cancel
+
+    def body(self, record: Record) -> bytes:
+        """Of the request that is made of this record: JSON."""
+        return (record.value or b"null") if self._prompt is None else self._prompt.body(record)
+
+    def expected(self, records: Iterable[Record]) -> list[Usage]:
+        """What the requests of these records are likely to take, by model."""
+        return estimate.of_all(map(self.body, records), self.settings.asks)
+
+    def objection(self, record: Record) -> str | None:
+        """A request's body is an object, or can be made."""
+        if self._prompt is not None and record.value is not None:
+            return self._prompt.objection(record)
+        if record.value is None:
+            return "a tombstone is no prompt; set [record] on_tombstone to skip or dead-letter"
+        return None if record.value.lstrip()[:1] == b"{" else "the value is not a JSON object"
+
+    async def send(self, batch: Batch) -> Outcome:
+        raise SluicedError(
+            "a sink of jobs does not answer at once, and takes no batches from a tool",
+            "Send the records back into their topic instead, with dead-letters redrive --to topic.",
+        )
+
+    async def open(self) -> None:
+        self._credentials.reveal()
+        encrypted = self.settings.origin.startswith("https:")
+        context = ssl.create_default_context() if encrypted else None
+        self._session = aiohttp.ClientSession(
+            connector=Connector(limit=0, ssl=context or True),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self.settings.connect_timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def probe(self) -> None:
+        """Asks for the newest job, which costs nothing. Raises SluicedError."""
+        await self.open()
+        try:
+            said = await self.ask("GET", self.list_path, query={"limit": "1"})
+        finally:
+            await self.close()
+        if isinstance(said, Again | Refused):
+            raise SluicedError(
+                f"the API of jobs cannot be used: {said.error}",
+                "Check sink.base_url, sink.api_key, and that it can be reached from this machine.",
+            )
+
+    list_path = ""
+
+    def encode(self, batch: Batch) -> bytes:
+        """What is sent of a batch: subclasses say how."""
+        raise NotImplementedError
+
+    def preview(self, batch: Batch) -> Iterator[str]:
+        yield from self.encode(batch).decode(errors="backslashreplace").splitlines()
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def headers(self) -> dict[str, str]:
+        return {
+            "User-Agent": f"sluiced/{__version__}",
+            "Accept-Encoding": "identity",
+            **self._credentials.headers,
+        }
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        json: object = None,
+        upload: Upload | None = None,
+    ) -> Said | Again | Refused:
+        """One request: its answer where that is a 2xx, otherwise what is to be thought of it."""
+        if json is not None:
+            upload = Upload("application/json", (msgspec.json.encode(json),))
+        started = time.monotonic()
+        said: Said | None = None
+        outcome: Said | Again | Refused
+        patience = Patience(self.settings.timeout, 0 if upload is None else upload.size)
+        try:
+            with patience.scope:
+                async with self._request(method, path, query, upload, patience) as response:
+                    body = await response.content.read(LARGEST_ANSWER)
+                    said = Said(response.status, response.headers, body)
+            if said is None:
+                status, outcome = "timeout", Again("timeout", self._too_slow(patience))
+            else:
+                status, outcome = str(said.status), self._judged(said)
+        except (aiohttp.ClientError, OSError) as trouble:
+            status, outcome = "error", lost(trouble, self.settings.origin)
+        self.line.requests(status, time.monotonic() - started)
+        if isinstance(outcome, Again) and outcome.status in ("401", "403"):
+            self._credentials.renew()
+        return outcome
+
+    def _too_slow(self, patience: Patience) -> str:
+        where = self.settings.origin
+        if patience.uploading:
+            return f"the upload to {where} stalled"
+        return f"no answer from {where} within {self.settings.timeout}"
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        upload: Upload | None = None,
+        patience: Patience | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            raise RuntimeError("a request before open()")
+        url = self.settings.base_url.rstrip("/") + path
+        headers, data = self.headers(), None
+        if upload is not None and patience is not None:
+            headers |= {"Content-Type": upload.content_type, "Content-Length": str(upload.size)}
+            data = upload.pieces(patience.sent)
+        async with self._session.request(
+            method, url, params=query, headers=headers, data=data, allow_redirects=False
+        ) as response:
+            yield response
+
+    def _judged(self, said: Said) -> Said | Again | Refused:
+        status = said.status
+        if 200 <= status < 300:
+            return said if said.document else Again("unknown", "the answer is no JSON object")
+        error = f"the API answered {status}"
+        if why := said.text(("error", "message")):
+            error += f": {excerpt(why, self._credentials.scrub)}"
+        after, told = _left_alone(said.headers, time.time()), said.feedback
+        if status == 402 or said.of_the_account:
+            error += "; see to the account"
+            return Again("status", error, str(status), after, outage=True, feedback=told)
+        if status == 429:
+            return Again("throttled", error, "429", after, feedback=told)
+        if status in (401, 403):
+            error += "; check sink.api_key"
+            return Again("status", error, str(status), after, outage=True, feedback=told)
+        if status >= 500 or status in LATER:
+            return Again("status", error, str(status), after, feedback=told)
+        if 300 <= status < 400:
+            return Again("unknown", f"{error}, a redirect, which is not followed", str(status))
+        return Refused(str(status), error, named=self._named_in(said), feedback=told)
+
+    def _named_in(self, said: Said) -> tuple[int, ...]:
+        """The places in the batch of the records that a refusal blames, where it says so."""
+        return ()
+
+    async def lines(self, path: str) -> AsyncIterator[bytes]:
+        """The lines of a download, of which never more than one is held. Raises
+        BrokenResultsError."""
+        rest = b""
+        try:
+            async with self._request("GET", path) as response:
+                if response.status != 200:
+                    said = Said(response.status, {}, await response.content.read(LARGEST_ANSWER))
+                    judged = self._judged(said)
+                    why = judged.error if isinstance(judged, Again | Refused) else "no results"
+                    raise BrokenResultsError(f"results cannot be had: {why}")
+                content = response.content
+                while True:
+                    with anyio.fail_after(STALL):
+                        chunk = await content.readany()
+                    if not chunk:
+                        break
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    for line in whole:
+                        if line.strip():
+                            yield line
+                    if len(rest) > LARGEST_ANSWER:
+                        raise BrokenResultsError("a line of results has no end")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise BrokenResultsError(f"the download broke off: {type(error).__name__}") from None
+        if rest.strip():
+            yield rest
+
+    def too_early(self, name: str) -> bool:
+        """Whether it does not count yet that no job was found: a request that was cut off may be
+        carried out after we have looked."""
+        now = self.clock()
+        return now < self.doubts.setdefault(name, now) + self.poll_every
+
+    def since(self, batch: Batch) -> float:
+        """When a job of these records was made, at the earliest; in seconds since 1970."""
+        newest = max(record.timestamp for record in batch.records) / 1000
+        return newest - SKEW if newest <= time.time() else 0.0
+
+
+def _left_alone(headers: Mapping[str, str], now: float) -> float | None:
+    """How long the API wants to be left alone: as it says, or until what is used up is back."""
+    if (after := retry_after(headers, now)) is not None:
+        return after
+    used_up = [a.reset for a in allowances(headers, now) if a.remaining < 1 and a.reset]
+    return max(used_up, default=None)
+
+
+def verdict_of(status: int, error: str) -> Verdict:
+    """Of one request that was answered with something else than success."""
+    later = status in LATER or status >= 500
+    return Verdict(Fate.RETRY if later else Fate.REJECTED, str(status), error)

@@ -1,0 +1,320 @@
+"""OpenAI's batches: a file of requests is uploaded, a job made of it, and its output downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from typing import Any
+
+import msgspec
+
+from ..batch import Batch
+from ..outcome import DELIVERED, Again, Fate, Refused, TooLarge, Verdict
+from ..ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
+from .items import excerpt
+from .job_api import ACCOUNT, JobApi, Said, verdict_of
+from .job_settings import OpenAIBatchSettings
+from .settings import Line
+from .uploads import form
+
+# The states of theirs in which there is nothing to be had yet, and in which there is.
+WORKING = ("validating", "in_progress", "finalizing", "cancelling")
+ENDED = ("completed", "expired", "cancelled")
+# Failures of a job that no record is to blame for: the queue is full, or see to the account.
+LATER_ON = ("token_limit_exceeded", *ACCOUNT)
+
+NAME = "sluiced.name"  # the key of a batch's metadata that it is found by
+
+_string = msgspec.json.Encoder().encode
+
+
+class _Usage(msgspec.Struct):
+    """Chat completions and embeddings say prompt and completion, the others input and output."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class _Answer(msgspec.Struct):
+    model: str = ""
+    usage: _Usage | None = None
+
+
+class _Response(msgspec.Struct):
+    status_code: int
+    body: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Error(msgspec.Struct):
+    code: str | None = None
+    message: str | None = None
+
+
+class _Failure(msgspec.Struct):
+    error: _Error | str | None = None
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    response: _Response | None = None
+    error: _Error | None = None
+
+
+class _Request(msgspec.Struct):
+    custom_id: str
+
+
+_line = msgspec.json.Decoder(_Line).decode
+_request = msgspec.json.Decoder(_Request).decode
+_answer = msgspec.json.Decoder(_Answer).decode
+_failure = msgspec.json.Decoder(_Failure).decode
+
+
+class OpenAIBatch(JobApi):
+    """Implements ports.JobSink."""
+
+    list_path = "/batches"
+
+    def __init__(self, settings: OpenAIBatchSettings, line: Line) -> None:
+        super().__init__(settings, line)
+        self._endpoint = settings.endpoint
+        self._uploaded: dict[str, str] = {}  # files that wait for their job, by its name
+        self._validating: dict[str, str] = {}  # names of jobs of which the file may be wanted again
+
+    def successor(self, settings: OpenAIBatchSettings) -> OpenAIBatch:
+        sink = OpenAIBatch(settings, self.line)
+        sink._credentials.remember(self._credentials)
+        sink._uploaded, sink._validating = self._uploaded, self._validating
+        sink.doubts = self.doubts
+        return sink
+
+    def encode(self, batch: Batch) -> bytes:
+        """A line for each record."""
+        url = _string(self._endpoint)
+        lines = [
+            b'{"custom_id":"%b","method":"POST","url":%b,"body":%b}'
+            % (self.ids.of(record).encode(), url, _on_one_line(self.body(record)))
+            for record in batch.records
+        ]
+        return b"\n".join(lines) + b"\n"
+
+    # --- making jobs ----------------------------------------------------------------------------
+
+    async def submit(self, batch: Batch, name: str) -> Submitted | Again | Refused | TooLarge:
+        """See ports.JobSink. A file whose job could not be made now, or had to make room in the
+        queue, waits for the next attempt."""
+        if len(batch) > self.settings.max_records:
+            return TooLarge(error=f"{len(batch)} records in one job", sent=False)
+        if name not in self._uploaded:
+            body = self.encode(batch)
+            if len(body) > self.settings.max_bytes:
+                cap = self.settings.max_bytes
+                return TooLarge(error=f"a file of {len(body)} bytes; the cap is {cap}", sent=False)
+            upload = form(_file_name(name), body, purpose="batch")
+            uploaded = await self.ask("POST", "/files", upload=upload)
+            if isinstance(uploaded, Refused) and uploaded.status == "413":
+                return TooLarge("413", uploaded.error, feedback=uploaded.feedback)
+            if not isinstance(uploaded, Said):
+                return uploaded
+            self._uploaded[name] = uploaded.text(("id",))
+        made = await self.ask(
+            "POST",
+            "/batches",
+            json={
+                "input_file_id": self._uploaded[name],
+                "endpoint": self._endpoint,
+                "completion_window": "24h",
+                "metadata": {NAME: name, "sluiced.pipeline": self.line.name},
+            },
+        )
+        if isinstance(made, Again) and not made.doubtful:
+            return made
+        if isinstance(made, Said):
+            job = made.text(("id",))
+            self._validating[job] = name
+            return Submitted(job, made.feedback)
+        file = self._uploaded.pop(name)
+        if isinstance(made, Refused) and (later := await self._deleted(file)) is not None:
+            self._uploaded[name] = file
+            return later
+        return made
+
+    async def find(
+        self, batch: Batch, name: str, known: Collection[str], *, whole: bool = True
+    ) -> Submitted | Undecided | Again | None:
+        """See ports.JobSink. A file that was uploaded for it and not used is deleted."""
+        async for found in self._listed("/batches", "100", self.since(batch)):
+            if isinstance(found, Again):
+                return found
+            mine = (found.get("metadata") or {}).get(NAME) == name
+            if mine and found["id"] not in known and found.get("status") != "failed":
+                self.doubts.pop(name, None)
+                return Submitted(found["id"])
+        if self.too_early(name):
+            return Undecided()
+        async for file in self._listed("/files", "1000", self.since(batch), purpose="batch"):
+            if isinstance(file, Again):
+                return file
+            unused = file.get("filename") == _file_name(name)
+            if unused and (later := await self._deleted(file["id"])) is not None:
+                return later
+        self._uploaded.pop(name, None)
+        self.doubts.pop(name, None)
+        return None
+
+    async def _deleted(self, file: str) -> Again | None:
+        """None once it is gone, or will not go for us. What is left over expires in a month."""
+        said = await self.ask("DELETE", f"/files/{file}")
+        return said if isinstance(said, Again) and not said.outage else None
+
+    async def _listed(
+        self, path: str, limit: str, since: float, **query: str
+    ) -> AsyncIterator[dict[str, Any] | Again]:
+        """From the newest on, back to `since`."""
+        after: dict[str, str] = {}
+        while True:
+            said = await self.ask("GET", path, query={"limit": limit, **query, **after})
+            if not isinstance(said, Said):
+                yield Again("status", said.error, said.status)
+                return
+            page = said.document.get("data") or []
+            for found in page:
+                if found.get("created_at", 0) < since:
+                    return
+                yield found
+            if not page or not said.document.get("has_more"):
+                return
+            after = {"after": page[-1]["id"]}
+
+    # --- looking after them ---------------------------------------------------------------------
+
+    async def poll(self, job: str) -> Progress | Again:
+        """See ports.JobSink."""
+        said = await self.ask("GET", f"/batches/{job}")
+        if isinstance(said, Refused):
+            return Progress("missing", status=said.status, error=said.error)
+        if isinstance(said, Again):
+            return said
+        status, counts = said.text(("status",)), said.document.get("request_counts") or {}
+        done, total = counts.get("completed", 0) + counts.get("failed", 0), counts.get("total", 0)
+        cancelled = status in ("cancelling", "cancelled")
+        if status not in ("validating", "failed"):
+            self._uploaded.pop(self._validating.pop(job, ""), None)
+        born = said.document.get("created_at")
+        if status in (*WORKING, *ENDED):
+            return Progress(
+                "working" if status in WORKING else "ended",
+                done,
+                total,
+                status=status,
+                cancelled=cancelled,
+                created=born if isinstance(born, int | float) else None,
+            )
+        if status != "failed":
+            return Again("unknown", f"the job has a state that is not known here: {status[:40]}")
+        errors = (said.document.get("errors") or {}).get("data") or [{}]
+        found = Progress(
+            "failed",
+            named=any(error.get("line") for error in errors),
+            queue_full=any(error.get("code") in LATER_ON for error in errors),
+            status=str(errors[0].get("code") or "failed"),
+            error=self._excerpt(errors[0].get("message") or "the job has failed"),
+        )
+        name = self._validating.pop(job, "")
+        if not found.queue_full:
+            self._uploaded.pop(name, None)
+            if not found.named:  # otherwise it says which records those lines are
+                await self.ask("DELETE", f"/files/{said.text(('input_file_id',))}")
+        return found
+
+    async def cancel(self, job: str) -> Again | None:
+        """See ports.JobSink."""
+        said = await self.ask("POST", f"/batches/{job}/cancel")
+        return said if isinstance(said, Again) and said.status != "409" else None
+
+    async def results(self, job: str) -> AsyncIterator[JobResult]:
+        """See ports.JobSink. Of a job that has failed, the lines that its errors name."""
+        said = await self.ask("GET", f"/batches/{job}")
+        if not isinstance(said, Said):
+            raise BrokenResultsError(f"the job cannot be looked at: {said.error}")
+        if said.text(("status",)) == "failed":
+            async for named in self._named(said.document):
+                yield named
+            return
+        for kind in ("output_file_id", "error_file_id"):
+            if file := said.text((kind,)):
+                async for line in self.lines(f"/files/{file}/content"):
+                    yield self._result(line)
+
+    def _named_in(self, said: Said) -> tuple[int, ...]:
+        """The line that the error names, as those of a failed job do."""
+        line = (said.document.get("error") or {}).get("line")
+        return (line - 1,) if isinstance(line, int) and line > 0 else ()
+
+    async def _named(self, state: dict[str, Any]) -> AsyncIterator[JobResult]:
+        errors = {
+            error["line"]: error
+            for error in (state.get("errors") or {}).get("data") or ()
+            if error.get("line")
+        }
+        number = 0
+        async for line in self.lines(f"/files/{state['input_file_id']}/content"):
+            number += 1
+            if (error := errors.get(number)) is not None:
+                text = self._excerpt(error.get("message") or "")
+                verdict = Verdict(Fate.REJECTED, str(error.get("code") or "failed"), text)
+                yield JobResult(self.ids.where(_request(line).custom_id), verdict)
+
+    def _result(self, line: bytes) -> JobResult:
+        try:
+            found = _line(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise BrokenResultsError("a line of the results cannot be read") from None
+        where = self.ids.where(found.custom_id)
+        response = found.response
+        if response is None:
+            error = found.error or _Error()
+            verdict = Verdict(
+                Fate.RETRY, error.code or "failed", self._excerpt(error.message or "")
+            )
+            return JobResult(where, verdict)
+        if not 200 <= response.status_code < 300:
+            verdict = verdict_of(response.status_code, self._excerpt(_message(response.body)))
+            return JobResult(where, verdict)
+        model, taken, given = _counted(response.body)
+        return JobResult(where, DELIVERED, bytes(response.body), model, taken, given)
+
+    def _excerpt(self, text: str) -> str:
+        return excerpt(text, self._credentials.scrub)
+
+
+def _counted(body: msgspec.Raw) -> tuple[str, int, int]:
+    """The model, and the tokens that went in and came out, as far as the answer says."""
+    try:
+        answer = _answer(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return "", 0, 0
+    usage = answer.usage or _Usage()
+    taken = usage.prompt_tokens or usage.input_tokens
+    return answer.model, taken, usage.completion_tokens or usage.output_tokens
+
+
+def _message(body: msgspec.Raw) -> str:
+    try:
+        error = _failure(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    return (error if isinstance(error, str) else error and error.message) or ""
+
+
+def _file_name(name: str) -> str:
+    return f"sluiced-{name}.jsonl"
+
+
+def _on_one_line(value: bytes) -> bytes:
+    """Between the tokens of JSON a line break is a space, and within a string none stands."""
+    return value.translate(_BREAKS) if b"\n" in value or b"\r" in value else value
+
+
+_BREAKS = bytes.maketrans(b"\r\n", b"  ")

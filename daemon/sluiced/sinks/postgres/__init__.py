@@ -1,0 +1,1 @@
+"""PostgreSQL: each batch is one transaction that writes the rows and the checkpoint."""

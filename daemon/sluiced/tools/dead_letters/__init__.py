@@ -1,0 +1,1 @@
+"""`sluiced dead-letters`: look at what was refused, and send it back."""

@@ -1,0 +1,1 @@
+"""`sluiced demo --llm`: prompts become batch jobs of an embedded provider, and answers a topic."""

@@ -1,0 +1,1 @@
+"""`sluiced replay`: delivers records of the log again, without touching the group's checkpoint."""

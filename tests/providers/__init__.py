@@ -1,0 +1,1 @@
+"""Providers of asynchronous batch jobs, on loopback."""

@@ -1,0 +1,1 @@
+"""Whether the daemon keeps to its memory budget: see `run`."""

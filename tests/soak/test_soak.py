@@ -1,0 +1,31 @@
+"""The short version of `make soak`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from soak.run import MARGIN, soak
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+
+
+async def test_an_api_that_stalls_and_fails_never_costs_more_than_the_budget_and_its_margin(
+    tmp_path: Path,
+) -> None:
+    memory = 32 * 1024**2
+    found = await soak(
+        tmp_path, "zstd, a window each", memory, 170 * 10**6, patience=0.05, stalled=True
+    )
+    print(found)
+    assert found.sound, found
+    assert found.peak < memory + MARGIN, found
+
+
+async def test_several_answers_as_large_as_allowed_do_not_cost_the_daemon_its_life(
+    tmp_path: Path,
+) -> None:
+    found = await soak(tmp_path, "answers at the cap", 32 * 1024**2, 30 * 10**6, patience=0.02)
+    print(found)  # its peak counts the mapped libraries as well, which the kernel's limit does not
+    assert found.sound, found
