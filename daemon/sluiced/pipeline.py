@@ -124,6 +124,7 @@ class Pipeline:
         self.flights: dict[str, Flight] = {}
         self.member = False  # between an assignment and its revocation
         self.draining = False
+        self.closing = False  # nothing is begun any more, until the next assignment
         self.last_turn = clock()
         self.ends: Mapping[TopicPartition, int] = {}
         self.starts: Mapping[TopicPartition, int] = {}
@@ -372,7 +373,8 @@ class Pipeline:
     async def _release(self) -> None:
         while True:
             self.committer.propose(self.buffer.closed)
-            free = 0 if self.burial.halt.reason else max(0, self.gate.slots - self.gate.taken)
+            held = self.burial.halt.reason or self.closing
+            free = 0 if held else max(0, self.gate.slots - self.gate.taken)
             if self.jobs is not None:
                 free = max(0, min(free, self.jobs.room - len(self.flights)))
             if free and self.buffer.ripen(self.clock(), free):
@@ -459,7 +461,7 @@ class Pipeline:
         self.recovery.start(works if self.jobs is None else self.jobs.assigned(works), done)
         if partitions:
             self._take_share(len(partitions))
-        self.member = True
+        self.member, self.closing = True, False
         self.metrics.rebalanced()
         log.info("assigned", partitions=sorted(map(str, partitions)), planned_batches=len(works))
 
@@ -517,7 +519,9 @@ class Pipeline:
         log.info("drained", commit=outcome, left_for_next_time=self.ledger.owed())
 
     def _begin_no_more(self) -> None:
-        """What has not been sent yet will not be: a limit may hold it for longer than we have."""
+        """What has not been sent yet will not be: a limit may hold it for longer than we have. Nor
+        will be what a batch at the sink leaves to be sent once more."""
+        self.closing = True
         self._drop()
         self._abandon([f for f in self.flights.values() if f.held and not f.attempts])
 
@@ -530,11 +534,13 @@ class Pipeline:
 
     async def _emptied(self, timeout: float) -> None:
         with anyio.move_on_after(timeout):
-            while self.buffer.closed or self.flights or self._burying or self._taking_in():
+            while self._leaving() or self.flights or self._burying:
                 await self._left.heard()
 
-    def _taking_in(self) -> bool:
-        return self.jobs is not None and self.jobs.taking_in
+    def _leaving(self) -> bool:
+        """Whether a batch is still to be begun, or a job is about to be done."""
+        taking_in = self.jobs is not None and self.jobs.taking_in
+        return taking_in or (bool(self.buffer.closed) and not self.closing)
 
     async def _cancel_flights(self) -> None:
         self._abandon(self.flights.values())
