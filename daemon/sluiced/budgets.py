@@ -174,8 +174,11 @@ class Budgets:
         """The smallest limit of this kind, infinite where there is none."""
         return min((b.limit for b in self if b.what == what), default=float("inf"))
 
-    def cost(self, batch: Batch) -> Cost:
-        tokens = self._counter.of(batch.records, batch.size)
+    def cost(self, batch: Batch, tokens: int | None = None) -> Cost:
+        """`tokens` is an estimate that knows more than the size of the values; what records say of
+        themselves goes before it."""
+        if tokens is None or self._counter.pointer is not None:
+            tokens = self._counter.of(batch.records, batch.size)
         return Cost(len(batch), batch.size, tokens)
 
     def excess(self, cost: Cost) -> str | None:

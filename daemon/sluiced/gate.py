@@ -124,8 +124,8 @@ class Gate:
         """No request before `until`; an earlier hold is not shortened."""
         self._held_until = max(self._held_until, until)
 
-    def cost(self, batch: Batch) -> Cost:
-        return self.budgets.cost(batch)
+    def cost(self, batch: Batch, tokens: int | None = None) -> Cost:
+        return self.budgets.cost(batch, tokens)
 
     def wait(self, cost: Cost, now: float) -> Wait:
         """How long a request of this cost has to wait, if no other one goes before it."""
