@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from .items import excerpt
 from .job_api import JobApi, Said
 from .job_settings import AnthropicBatchSettings
 from .settings import Line
-from .uploads import Upload
+from .uploads import Upload, size_of
 
 VERSION = "2026-10-21"  # of the API, as the official package of this time names it
 PATH = "/messages/batches"
@@ -84,22 +85,24 @@ class AnthropicBatch(JobApi):
     def headers(self) -> dict[str, str]:
         return {**super().headers(), "anthropic-version": VERSION}
 
-    def encode(self, batch: Batch) -> bytes:
-        requests = [
-            b'{"custom_id":"%b","params":%b}' % (self.ids.of(r).encode(), self.body(r))
-            for r in batch.records
-        ]
-        return b'{"requests":[\n' + b",\n".join(requests) + b"\n]}"
+    def parts(self, batch: Batch) -> Iterator[bytes]:
+        """A request for each record."""
+        before = b'{"requests":[\n'
+        for record in batch.records:
+            name, body = self.ids.of(record).encode(), self.body(record)
+            yield b'%b{"custom_id":"%b","params":%b}' % (before, name, body)
+            before = b",\n"
+        yield b"\n]}"
 
     async def submit(self, batch: Batch, name: str) -> Submitted | Again | Refused | TooLarge:
         """See ports.JobSink."""
         if len(batch) > self.settings.max_records:
             return TooLarge(error=f"{len(batch)} records in one job", sent=False)
-        body = self.encode(batch)
-        if len(body) > self.settings.max_bytes:
-            cap = self.settings.max_bytes
-            return TooLarge(error=f"a request of {len(body)} bytes; the cap is {cap}", sent=False)
-        said = await self.ask("POST", PATH, upload=Upload("application/json", (body,)))
+        parts = partial(self.parts, batch)
+        size, cap = await size_of(parts), self.settings.max_bytes
+        if size > cap:
+            return TooLarge(error=f"a request of {size} bytes; the cap is {cap}", sent=False)
+        said = await self.ask("POST", PATH, upload=Upload("application/json", size, parts))
         if isinstance(said, Refused) and said.status == "413":
             return TooLarge("413", said.error, feedback=said.feedback)
         return Submitted(said.text(("id",)), said.feedback) if isinstance(said, Said) else said

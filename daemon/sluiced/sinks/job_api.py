@@ -175,12 +175,13 @@ class JobApi:
 
     list_path = ""
 
-    def encode(self, batch: Batch) -> bytes:
-        """What is sent of a batch: subclasses say how."""
+    def parts(self, batch: Batch) -> Iterator[bytes]:
+        """What is sent of a batch, bit by bit: subclasses say how."""
         raise NotImplementedError
 
     def preview(self, batch: Batch) -> Iterator[str]:
-        yield from self.encode(batch).decode(errors="backslashreplace").splitlines()
+        whole = b"".join(self.parts(batch))
+        yield from whole.decode(errors="backslashreplace").splitlines()
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -202,7 +203,8 @@ class JobApi:
     ) -> Said | Again | Refused:
         """One request: its answer where that is a 2xx, otherwise what is to be thought of it."""
         if json is not None:
-            upload = Upload("application/json", (msgspec.json.encode(json),))
+            body = msgspec.json.encode(json)
+            upload = Upload("application/json", len(body), lambda: (body,))
         started = time.monotonic()
         said: Said | None = None
         outcome: Said | Again | Refused
@@ -210,8 +212,8 @@ class JobApi:
         try:
             with patience.scope:
                 async with self._request(method, path, query, upload, patience) as response:
-                    body = await response.content.read(LARGEST_ANSWER)
-                    said = Said(response.status, response.headers, body)
+                    answer = await response.content.read(LARGEST_ANSWER)
+                    said = Said(response.status, response.headers, answer)
             if said is None:
                 status, outcome = "timeout", Again("timeout", self._too_slow(patience))
             else:

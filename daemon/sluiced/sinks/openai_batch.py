@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from .items import excerpt
 from .job_api import ACCOUNT, JobApi, Said, verdict_of
 from .job_settings import OpenAIBatchSettings
 from .settings import Line
-from .uploads import form
+from .uploads import form, size_of
 
 # The states of theirs in which there is nothing to be had yet, and in which there is.
 WORKING = ("validating", "in_progress", "finalizing", "cancelling")
@@ -89,15 +90,12 @@ class OpenAIBatch(JobApi):
         sink.doubts = self.doubts
         return sink
 
-    def encode(self, batch: Batch) -> bytes:
+    def parts(self, batch: Batch) -> Iterator[bytes]:
         """A line for each record."""
+        line = b'{"custom_id":"%b","method":"POST","url":%b,"body":%b}\n'
         url = _string(self._endpoint)
-        lines = [
-            b'{"custom_id":"%b","method":"POST","url":%b,"body":%b}'
-            % (self.ids.of(record).encode(), url, _on_one_line(self.body(record)))
-            for record in batch.records
-        ]
-        return b"\n".join(lines) + b"\n"
+        for record in batch.records:
+            yield line % (self.ids.of(record).encode(), url, _on_one_line(self.body(record)))
 
     # --- making jobs ----------------------------------------------------------------------------
 
@@ -107,11 +105,11 @@ class OpenAIBatch(JobApi):
         if len(batch) > self.settings.max_records:
             return TooLarge(error=f"{len(batch)} records in one job", sent=False)
         if name not in self._uploaded:
-            body = self.encode(batch)
-            if len(body) > self.settings.max_bytes:
-                cap = self.settings.max_bytes
-                return TooLarge(error=f"a file of {len(body)} bytes; the cap is {cap}", sent=False)
-            upload = form(_file_name(name), body, purpose="batch")
+            parts = partial(self.parts, batch)
+            size, cap = await size_of(parts), self.settings.max_bytes
+            if size > cap:
+                return TooLarge(error=f"a file of {size} bytes; the cap is {cap}", sent=False)
+            upload = form(_file_name(name), size, parts, purpose="batch")
             uploaded = await self.ask("POST", "/files", upload=upload)
             if isinstance(uploaded, Refused) and uploaded.status == "413":
                 return TooLarge("413", uploaded.error, feedback=uploaded.feedback)
