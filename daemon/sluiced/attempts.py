@@ -61,7 +61,7 @@ class Flight:
     touched: float = 0.0
     delivered: int = 0
     buried: int = 0
-    held: bool = False  # by a limit of the API's or of the user's
+    held: bool = False  # by a limit of the API's or of the user's, or until it may look again
     budgeted: float = 0.0  # seconds for which budgets have held it of what it carries
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 

@@ -179,6 +179,9 @@ class Positions(Protocol):
 
 # --- APIs that make a job of a batch -------------------------------------------------------------
 
+# Seconds without a word of a job after which the API counts as silent, in alerts too.
+SILENCE = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Submitted:

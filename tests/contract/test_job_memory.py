@@ -155,7 +155,8 @@ async def test_the_requests_of_a_job_are_made_while_they_are_sent(kind: str) -> 
     for path in ("/v1/files", "/v1/batches", "/v1/messages/batches"):
         app.router.add_post(path, swallowed)
     value = msgspec.json.encode({"model": "m", "max_tokens": 5, "messages": ["x" * TEXT]})
-    count = MEGABYTES * 1024**2 // TEXT
+    size = min(MEGABYTES, 180) * 1024**2  # OpenAI takes no more than 200 MB
+    count = size // TEXT
     records = [FakeRecord(TP.topic, 0, n, value) for n in range(count)]
     batch = Batch.of("pages", [Run(TP, 1, records)], "records")
     async with opened(app, kind) as made:
@@ -167,5 +168,5 @@ async def test_the_requests_of_a_job_are_made_while_they_are_sent(kind: str) -> 
             tracemalloc.stop()
 
     print(f"{max(taken) / 1e6:.0f} MB in {count} requests, with {peak / 1e6:.1f} MB at most")
-    assert max(taken) > MEGABYTES * 1024**2
+    assert max(taken) > size
     assert peak < BUFFERS

@@ -129,6 +129,14 @@ def test_windows_that_make_more_than_a_job_takes_are_worth_a_word(loaded: Any) -
     assert said.startswith("window.max_records = 1000: so many requests of sink.prompt are 50")
 
 
+@pytest.mark.parametrize("kind", ["openai-batch", "anthropic-batch"])
+def test_jobs_are_not_looked_at_more_seldom_than_every_hour(loaded: Any, kind: str) -> None:
+    assert warnings(loaded('poll = "1h"', kind)) == []
+    assert 'sink.poll = "61m": must be at most 1h: an API that has said' in refusal(
+        loaded, 'poll = "61m"', kind
+    )
+
+
 def test_prices_are_for_jobs(tmp_path: Path) -> None:
     file = tmp_path / "file.toml"
     text = BASE.partition("[results]")[0] + '[sink]\ntype = "file"\ndirectory = "/tmp"\n'

@@ -79,6 +79,13 @@ def restart(r: JobRig) -> None:
     r.pipeline = r.make()
 
 
+async def long_until(condition: Callable[[], object], within: float) -> None:
+    """Like `until`, and looks once in a minute."""
+    with anyio.fail_after(within):
+        while not condition():
+            await anyio.sleep(60)
+
+
 Planned = list[tuple[int, int, tuple[str, ...], bool]]
 
 
@@ -129,6 +136,61 @@ async def test_no_more_jobs_are_at_work_than_the_api_takes() -> None:
 
     starts = sorted(at for at, _, _ in r.api.submissions)
     assert starts[2] >= 60
+
+
+async def test_jobs_in_an_hour_are_no_more_than_a_budget_says_and_it_is_told_what_holds() -> None:
+    r = rig(30, limits=LimitSettings(requests_per_hour=2, burst=0.5))
+    async with r.running():
+        await long_until(lambda: len(r.api.jobs) == 1, HOUR)
+        assert r.status.live() is None
+        state, why = r.status.state()
+        assert state == "running"
+        assert why.startswith("limits.requests_per_hour holds us back, ")
+        names = {limit["name"]: limit for limit in r.status.report()["limits"]}
+        assert names["requests_per_hour"]["used"] == 1
+        assert 0 < names["requests_per_hour"]["holds_seconds"] < HOUR
+        await long_until(lambda: r.committed == 30, 3 * HOUR)
+
+    times = [at for at, _, _ in r.api.submissions]
+    assert len(times) == 3
+    assert max(sum(at <= t < at + HOUR for t in times) for at in times) <= 2
+    polls = [at for job in r.api.jobs.values() for at in job.polls]
+    assert len(polls) > 3, "to look at a job is none of them"
+
+
+async def test_a_job_is_looked_at_thousands_of_times_if_need_be() -> None:
+    r = rig(10)
+    r.api.poll_every, r.api.takes = 0.004, 100.0
+    async with r.running():
+        await until(lambda: r.committed == 10, HOUR)
+
+    [job] = r.api.jobs.values()
+    assert len(job.polls) > 3000
+
+
+async def test_a_job_is_looked_at_every_hour_however_long_the_first_pause_is() -> None:
+    r = rig(10)
+    r.api.poll_every, r.api.takes = HOUR, 2.5 * HOUR
+    async with r.running():
+        await long_until(lambda: r.committed == 10, 6 * HOUR)
+
+    [job] = r.api.jobs.values()
+    assert max(b - a for a, b in pairwise(job.polls)) <= HOUR
+
+
+async def test_a_batch_whose_job_is_looked_for_once_more_after_a_long_pause_is_not_stuck() -> None:
+    r = rig(10)
+    r.api.poll_every = HOUR
+    r.api.script = ["lost"]
+    r.api.find_script = [Undecided()] * 2
+    async with r.running():
+        await until(lambda: r.api.finds, HOUR)
+        for _ in range(30):
+            await anyio.sleep(HOUR / 20)
+            assert r.status.live() is None
+        await long_until(lambda: r.committed == 10, 9 * HOUR)
+
+    assert len(r.api.submissions) == 1
 
 
 async def test_a_job_is_looked_at_less_and_less_often() -> None:

@@ -94,7 +94,7 @@ class Submission:
                     log.warning("job_undecided", batch=batch.id, job=answer.job)
                     self._metrics.job("undecided")
                     undecided = answer.job
-                await self._attempts.sleep(self._sink.poll_every)
+                await self._until_next_look(flight)
             elif isinstance(answer, Again):
                 failures += 1
                 names = names or [name] * job.doubtful  # it may have been made all the same
@@ -119,6 +119,12 @@ class Submission:
                 verdict = Verdict(Fate.REJECTED, answer.status, answer.error)
                 if await self._buried_at_once(job, flight, reason, verdict):
                     return None
+
+    async def _until_next_look(self, flight: Flight) -> None:
+        """On purpose, and so it is no batch that is stuck, however long the pause."""
+        flight.held = True
+        await self._attempts.sleep(self._sink.poll_every)
+        flight.held = False
 
     async def _estimated(self, batch: Batch) -> tuple[Sequence[Usage], Cost]:
         """What its requests are likely to take of the account, and so of the budgets."""
