@@ -157,6 +157,10 @@ class Attempts:
         longest = float(self.settings.max_delay)
         self.gate.settle(ticket, feedback, self.clock(), longest, sent=sent)
 
+    def told(self, feedback: Feedback | None) -> None:
+        """What the API says of its limits, to a question that is not counted as a request."""
+        self.gate.told(feedback, self.clock(), float(self.settings.max_delay))
+
     def heard(self, answer: T) -> T:
         """Notes what an answer says of the sink."""
         if isinstance(answer, Again):

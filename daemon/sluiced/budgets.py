@@ -221,11 +221,13 @@ class Budgets:
         if not sent:
             for budget, use in ticket.uses:
                 budget.correct(use, -getattr(ticket.cost, budget.what))
-        if feedback is None:
-            return
-        if feedback.tokens is not None:
+        if feedback is not None and feedback.tokens is not None:
             self._correct(ticket, feedback.tokens)
-        for allowance in feedback.allowances:
+        self.told(feedback, now, longest)
+
+    def told(self, feedback: Feedback | None, now: float, longest: float) -> None:
+        """What the API says of its own limits, to whatever it was asked."""
+        for allowance in () if feedback is None else feedback.allowances:
             open_ = getattr(self._open, allowance.what)
             self._told[allowance.what] = _Told(allowance, open_, now, longest)
 

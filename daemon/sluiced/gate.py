@@ -160,3 +160,7 @@ class Gate:
     ) -> None:
         """It is over. `longest` is how long the API may hold us by its own account, in seconds."""
         self.budgets.settle(ticket, feedback, now, longest, sent)
+
+    def told(self, feedback: Feedback | None, now: float, longest: float) -> None:
+        """The API has said something of its limits with an answer that was nobody's ticket."""
+        self.budgets.told(feedback, now, longest)

@@ -15,6 +15,7 @@ from providers.anthropic import Anthropic, errored
 from providers.anthropic import told as claude_told
 from sluiced.batch import Batch, Run
 from sluiced.errors import SluicedError
+from sluiced.feedback import Allowance, Feedback
 from sluiced.outcome import Again, Fate, Refused, TooLarge
 from sluiced.ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from sluiced.record import TopicPartition
@@ -397,6 +398,33 @@ async def test_a_429_that_says_no_more_than_when_the_limit_is_back_is_heeded(cas
     assert answer.reason == "throttled"
     assert answer.after is not None
     assert answer.after == 360 if case.kind == "openai" else answer.after > 1e9
+
+
+async def test_limits_are_heard_of_whatever_was_asked(case: Case) -> None:
+    header = {"openai": "x-ratelimit-remaining-requests"}
+    left = Feedback((Allowance("requests", 7.0, refills=True),))
+    async with case.open() as sink:
+        job = await submitted(sink)
+        case.api.headers[header.get(case.kind, "anthropic-ratelimit-requests-remaining")] = "7"
+        assert (await sink.poll(job)).feedback == left
+        assert (await sink.poll("job_of_nobody")).feedback == left
+        at_work = await sink.find(batch_of(), NAME, [])
+        assert isinstance(at_work, Submitted if case.kind == "openai" else Undecided)
+        assert at_work.feedback == left
+        assert await sink.find(batch_of(first=50), "other", [job]) == Undecided(feedback=left)
+        case.clock.now += 1000
+        assert (await sink.poll(job)).feedback == left
+        found = await sink.find(batch_of(), NAME, [])
+        assert found == Submitted(job, left)
+
+
+async def test_a_wish_to_be_left_alone_is_heeded_while_looking_for_a_job(case: Case) -> None:
+    async with case.open() as sink:
+        case.api.throttled = lambda: as_json({}, 429, Retry_After="20")
+        case.api.faults["batches throttled"] = 1
+        answer = await sink.find(batch_of(), NAME, [])
+    assert isinstance(answer, Again)
+    assert (answer.reason, answer.status, answer.after) == ("throttled", "429", 20)
 
 
 async def test_a_refusal_that_names_a_line_says_which_record_that_is(case: Case) -> None:

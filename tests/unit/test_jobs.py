@@ -863,6 +863,27 @@ async def test_what_the_api_says_of_its_limits_is_kept_by_the_next_submission() 
     assert second - first >= 40
 
 
+@pytest.mark.parametrize("how", ["at work", "again"])
+async def test_what_it_says_of_them_when_a_job_is_looked_at_is_kept_as_well(how: str) -> None:
+    r = rig(15)
+    none_left, poll = Feedback((Allowance("requests", 0, 40.0),)), r.api.poll
+    looks: list[float] = []
+
+    async def told(job: str) -> Any:
+        looks.append(anyio.current_time())
+        if how == "again" and len(looks) == 1:
+            return Again("throttled", "429", "429", feedback=none_left)
+        return replace(await poll(job), feedback=none_left if len(looks) == 1 else None)
+
+    r.api.poll = told  # type: ignore[method-assign]
+    async with r.running():
+        await until(lambda: r.committed == 15, HOUR)
+
+    first, second = (at for at, _, _ in r.api.submissions)
+    assert first == looks[0]
+    assert looks[0] + 40 <= second < looks[0] + 41
+
+
 async def test_a_batch_that_is_refused_is_cut_until_the_guilty_record_stands_alone() -> None:
     r = rig(8, size=8)
     submit = r.api.submit

@@ -80,6 +80,7 @@ class Life:
         failures = looks = 0
         while True:
             found = self._attempts.heard(await self._sink.poll(job.work.at_work or ""))
+            self._attempts.told(found.feedback)
             if isinstance(found, Again):
                 failures += 1
                 await self._attempts.pause(found, failures)

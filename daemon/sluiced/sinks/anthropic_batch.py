@@ -72,6 +72,7 @@ class AnthropicBatch(JobApi):
     """Implements ports.JobSink. The API keeps no names for jobs: see `find`."""
 
     list_path = PATH
+    after = "after_id"
 
     def __init__(self, settings: AnthropicBatchSettings, line: Line) -> None:
         super().__init__(settings, line)
@@ -93,6 +94,13 @@ class AnthropicBatch(JobApi):
             yield b'%b{"custom_id":"%b","params":%b}' % (before, name, body)
             before = b",\n"
         yield b"\n]}"
+
+    @staticmethod
+    def born(state: Mapping[str, Any]) -> float | None:
+        try:
+            return datetime.fromisoformat(state["created_at"]).timestamp()
+        except (KeyError, TypeError, ValueError):
+            return None
 
     async def submit(self, batch: Batch, name: str) -> Submitted | Again | Refused | TooLarge:
         """See ports.JobSink."""
@@ -120,7 +128,7 @@ class AnthropicBatch(JobApi):
         """
         wanted = {self.ids.of(record) for record in batch.records}
         at_work = ""
-        async for found in self._listed(self.since(batch)):
+        async for found in self.listed(PATH, "100", self.since(batch)):
             if isinstance(found, Again):
                 return found
             total = sum((found.get("request_counts") or {}).values())
@@ -135,31 +143,15 @@ class AnthropicBatch(JobApi):
                 async for line in self.lines(f"{PATH}/{found['id']}/results"):
                     if _line(line).custom_id in wanted:
                         self.doubts.pop(name, None)
-                        return Submitted(found["id"])
+                        return Submitted(found["id"], self.told)
                     if whole:
                         break  # all of its lines are of ours, or none
             except (BrokenResultsError, msgspec.DecodeError) as error:
                 return Again("connection", str(error))
         if at_work or self.too_early(name):
-            return Undecided(at_work)
+            return Undecided(at_work, self.told)
         self.doubts.pop(name, None)
         return None
-
-    async def _listed(self, since: float) -> AsyncIterator[dict[str, Any] | Again]:
-        after: dict[str, str] = {}
-        while True:
-            said = await self.ask("GET", PATH, query={"limit": "100", **after})
-            if not isinstance(said, Said):
-                yield Again("status", said.error, said.status)
-                return
-            page = said.document.get("data") or []
-            for found in page:
-                if (_born(found) or since) < since:
-                    return
-                yield found
-            if not page or not said.document.get("has_more"):
-                return
-            after = {"after_id": page[-1]["id"]}
 
     def _named_in(self, said: Said) -> tuple[int, ...]:
         """The request that the error's text begins with: "requests.3.custom_id: …"."""
@@ -170,7 +162,8 @@ class AnthropicBatch(JobApi):
         """See ports.JobSink."""
         said = await self.ask("GET", f"{PATH}/{job}")
         if isinstance(said, Refused):
-            return Progress("missing", status=said.status, error=said.error)
+            error, told = said.error, said.feedback
+            return Progress("missing", status=said.status, error=error, feedback=told)
         if isinstance(said, Again):
             return said
         counts = said.document.get("request_counts") or {}
@@ -180,14 +173,16 @@ class AnthropicBatch(JobApi):
         cancelled = bool(said.text(("cancel_initiated_at",)))
         if status == "ended" and not said.text(("results_url",)):
             error = "the results of the job are no longer kept"
-            return Progress("missing", done, total, status="archived", error=error)
+            told = said.feedback
+            return Progress("missing", done, total, status="archived", error=error, feedback=told)
         return Progress(
             "ended" if status == "ended" else "working",
             done,
             total,
             status=status,
             cancelled=cancelled,
-            created=_born(said.document),
+            created=self.born(said.document),
+            feedback=said.feedback,
         )
 
     async def cancel(self, job: str) -> Again | None:
@@ -215,14 +210,6 @@ class AnthropicBatch(JobApi):
         fate = Fate.RETRY if detail.type in LATER else Fate.REJECTED
         text = excerpt(detail.message, self._credentials.scrub)
         return JobResult(where, Verdict(fate, detail.type, text))
-
-
-def _born(state: Mapping[str, Any]) -> float | None:
-    """When a job was made, as far as the API says."""
-    try:
-        return datetime.fromisoformat(state["created_at"]).timestamp()
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def _counted(body: msgspec.Raw) -> tuple[str, int, int]:

@@ -83,6 +83,8 @@ class JobApi:
 
     key_header = "Authorization"
     key_prefix = "Bearer "
+    list_path = ""
+    after = "after"  # the name of the parameter for what comes behind a page
 
     def __init__(self, settings: JobSettings, line: Line) -> None:
         self.settings = settings
@@ -96,9 +98,9 @@ class JobApi:
         sources: dict[str, str | Secret] = {self.key_header: prefixed}
         self._credentials = Credentials(sources)
         self._session: aiohttp.ClientSession | None = None
-        self.doubts: dict[
-            str, float
-        ] = {}  # when jobs were looked for in vain first, by their names
+        # When jobs were looked for in vain first, by their names.
+        self.doubts: dict[str, float] = {}
+        self.told: Feedback | None = None
         self.clock = time.monotonic
 
     # --- what every sink is ---------------------------------------------------------------------
@@ -172,8 +174,6 @@ class JobApi:
                 f"the API of jobs cannot be used: {said.error}",
                 "Check sink.base_url, sink.api_key, and that it can be reached from this machine.",
             )
-
-    list_path = ""
 
     def parts(self, batch: Batch) -> Iterator[bytes]:
         """What is sent of a batch, bit by bit: subclasses say how."""
@@ -277,6 +277,33 @@ class JobApi:
     def _named_in(self, said: Said) -> tuple[int, ...]:
         """The places in the batch of the records that a refusal blames, where it says so."""
         return ()
+
+    async def listed(
+        self, path: str, limit: str, since: float, **query: str
+    ) -> AsyncIterator[dict[str, Any] | Again]:
+        """From the newest on, back to `since`. What is said of limits meanwhile is in `told`."""
+        after: dict[str, str] = {}
+        while True:
+            said = await self.ask("GET", path, query={"limit": limit, **query, **after})
+            if isinstance(said, Refused):
+                said = Again("status", said.error, said.status, feedback=said.feedback)
+            if isinstance(said, Again):
+                yield said
+                return
+            self.told = said.feedback
+            page = said.document.get("data") or []
+            for found in page:
+                if (self.born(found) or since) < since:
+                    return
+                yield found
+            if not page or not said.document.get("has_more"):
+                return
+            after = {self.after: page[-1]["id"]}
+
+    @staticmethod
+    def born(state: Mapping[str, Any]) -> float | None:
+        """When a job or a file was made, in seconds since 1970, as far as the API says."""
+        raise NotImplementedError
 
     async def lines(self, path: str) -> AsyncIterator[bytes]:
         """The lines of a download, of which never more than one is held. Raises

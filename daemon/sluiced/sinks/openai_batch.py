@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -142,16 +142,16 @@ class OpenAIBatch(JobApi):
         self, batch: Batch, name: str, known: Collection[str], *, whole: bool = True
     ) -> Submitted | Undecided | Again | None:
         """See ports.JobSink. A file that was uploaded for it and not used is deleted."""
-        async for found in self._listed("/batches", "100", self.since(batch)):
+        async for found in self.listed("/batches", "100", self.since(batch)):
             if isinstance(found, Again):
                 return found
             mine = (found.get("metadata") or {}).get(NAME) == name
             if mine and found["id"] not in known and found.get("status") != "failed":
                 self.doubts.pop(name, None)
-                return Submitted(found["id"])
+                return Submitted(found["id"], self.told)
         if self.too_early(name):
-            return Undecided()
-        async for file in self._listed("/files", "1000", self.since(batch), purpose="batch"):
+            return Undecided(feedback=self.told)
+        async for file in self.listed("/files", "1000", self.since(batch), purpose="batch"):
             if isinstance(file, Again):
                 return file
             unused = file.get("filename") == _file_name(name)
@@ -166,24 +166,10 @@ class OpenAIBatch(JobApi):
         said = await self.ask("DELETE", f"/files/{file}")
         return said if isinstance(said, Again) and not said.outage else None
 
-    async def _listed(
-        self, path: str, limit: str, since: float, **query: str
-    ) -> AsyncIterator[dict[str, Any] | Again]:
-        """From the newest on, back to `since`."""
-        after: dict[str, str] = {}
-        while True:
-            said = await self.ask("GET", path, query={"limit": limit, **query, **after})
-            if not isinstance(said, Said):
-                yield Again("status", said.error, said.status)
-                return
-            page = said.document.get("data") or []
-            for found in page:
-                if found.get("created_at", 0) < since:
-                    return
-                yield found
-            if not page or not said.document.get("has_more"):
-                return
-            after = {"after": page[-1]["id"]}
+    @staticmethod
+    def born(state: Mapping[str, Any]) -> float | None:
+        found = state.get("created_at")
+        return found if isinstance(found, int | float) else None
 
     # --- looking after them ---------------------------------------------------------------------
 
@@ -191,7 +177,8 @@ class OpenAIBatch(JobApi):
         """See ports.JobSink."""
         said = await self.ask("GET", f"/batches/{job}")
         if isinstance(said, Refused):
-            return Progress("missing", status=said.status, error=said.error)
+            error, told = said.error, said.feedback
+            return Progress("missing", status=said.status, error=error, feedback=told)
         if isinstance(said, Again):
             return said
         status, counts = said.text(("status",)), said.document.get("request_counts") or {}
@@ -199,7 +186,6 @@ class OpenAIBatch(JobApi):
         cancelled = status in ("cancelling", "cancelled")
         if status not in ("validating", "failed"):
             self._uploaded.pop(self._validating.pop(job, ""), None)
-        born = said.document.get("created_at")
         if status in (*WORKING, *ENDED):
             return Progress(
                 "working" if status in WORKING else "ended",
@@ -207,10 +193,12 @@ class OpenAIBatch(JobApi):
                 total,
                 status=status,
                 cancelled=cancelled,
-                created=born if isinstance(born, int | float) else None,
+                created=self.born(said.document),
+                feedback=said.feedback,
             )
         if status != "failed":
-            return Again("unknown", f"the job has a state that is not known here: {status[:40]}")
+            error = f"the job has a state that is not known here: {status[:40]}"
+            return Again("unknown", error, feedback=said.feedback)
         errors = (said.document.get("errors") or {}).get("data") or [{}]
         found = Progress(
             "failed",
@@ -218,6 +206,7 @@ class OpenAIBatch(JobApi):
             queue_full=any(error.get("code") in LATER_ON for error in errors),
             status=str(errors[0].get("code") or "failed"),
             error=self._excerpt(errors[0].get("message") or "the job has failed"),
+            feedback=said.feedback,
         )
         name = self._validating.pop(job, "")
         if not found.queue_full:
