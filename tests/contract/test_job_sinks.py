@@ -19,7 +19,7 @@ from sluiced.feedback import Allowance, Feedback
 from sluiced.outcome import Again, Fate, Refused, TooLarge
 from sluiced.ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from sluiced.record import TopicPartition
-from sluiced.sinks import uploads
+from sluiced.sinks import openai_batch, uploads
 from sluiced.sinks.anthropic_batch import AnthropicBatch
 from sluiced.sinks.custom_ids import CustomIds
 from sluiced.sinks.job_settings import AnthropicBatchSettings, OpenAIBatchSettings
@@ -509,12 +509,12 @@ async def test_a_file_that_cannot_be_deleted_now_is_deleted_before_anything_else
     async with theirs.open() as sink:
         theirs.api.faults["upload lost"] = 1
         await sink.submit(batch_of(), NAME)
-        assert await sink.find(batch_of(), NAME, []) == Undecided()
-        theirs.clock.now += 60
         theirs.api.faults["delete unavailable"] = 1
         assert isinstance(await sink.find(batch_of(), NAME, []), Again)
-        assert await sink.find(batch_of(), NAME, []) is None
+        assert await sink.find(batch_of(), NAME, []) == Undecided()
         assert theirs.api.files == {}
+        theirs.clock.now += 60
+        assert await sink.find(batch_of(), NAME, []) is None
 
 
 async def test_a_file_is_found_whoever_has_uploaded_it_and_however_often_that_one_died(
@@ -594,6 +594,70 @@ async def test_no_job_is_found_before_its_unused_file_is_deleted(theirs: Case) -
         assert isinstance(await theirs.found(batch_of()), Again)
         assert await theirs.found(batch_of()) is None
     assert theirs.api.files == {}
+
+
+@asynccontextmanager
+async def next_owner(case: Case, *, late: bool = False) -> AsyncIterator[tuple[Any, list[Any]]]:
+    """A sink that is frozen when its file is uploaded, until another one has looked for a job of
+    the same batch and made it; and what that one has found. A `late` file has come after that."""
+    async with case.open() as sink:
+        other = OpenAIBatch(sink.settings, sink.line)
+        other.clock = case.clock
+        await other.open()
+        found: list[Any] = []
+
+        async def meanwhile(verb: str) -> None:
+            if verb != "upload" or found:
+                return
+            uploaded = dict(case.api.files)
+            found.append(await other.find(batch_of(), NAME, []))
+            case.clock.now += sink.poll_every
+            found.append(await other.find(batch_of(), NAME, []))
+            found.append(await other.submit(batch_of(), NAME))
+            if late:
+                case.api.files |= uploaded
+
+        case.api.answered = meanwhile
+        try:
+            yield sink, found
+        finally:
+            await other.close()
+
+
+async def test_a_file_of_which_the_next_owner_has_found_no_job_makes_none_any_more(
+    theirs: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_batch, "FRESH", 1e9)  # it does not notice how long it took
+    async with next_owner(theirs) as (sink, found):
+        answer = await sink.submit(batch_of(), NAME)
+        assert isinstance(answer, Again), "it is not the records that are to blame"
+        assert answer.doubtful, "and so it is looked for"
+        assert answer.error.startswith("somebody has deleted the uploaded file")
+        assert await sink.find(batch_of(), NAME, []) == found[-1]
+    assert found[:-1] == [Undecided(), None]
+    assert len(theirs.api.jobs) == len(theirs.api.files) == 1
+
+
+async def test_a_file_is_deleted_before_a_job_is_looked_for_once_more(
+    theirs: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is made of it until then is found, and later nothing can be."""
+    monkeypatch.setattr(openai_batch, "FRESH", 1e9)
+    async with theirs.open() as sink:
+        theirs.api.faults["create unavailable"] = 1
+        await sink.submit(batch_of(), NAME)
+        assert len(theirs.api.files) == 1
+        assert await sink.find(batch_of(), NAME, []) == Undecided()
+        assert theirs.api.files == {}
+
+
+async def test_after_an_upload_that_took_long_it_is_looked_whether_somebody_was_faster(
+    theirs: Case,
+) -> None:
+    async with next_owner(theirs, late=True) as (sink, found):
+        answer = await sink.submit(batch_of(), NAME)
+        assert answer == found[-1]
+    assert len(theirs.api.jobs) == len(theirs.api.files) == 1
 
 
 async def test_a_job_that_failed_for_some_lines_names_their_records(theirs: Case) -> None:

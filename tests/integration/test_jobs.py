@@ -278,6 +278,37 @@ async def test_however_a_submission_dies_there_is_one_job_and_no_file_without_on
     assert (await prompts.answers()).counts() == {1: 12}
 
 
+async def test_a_daemon_that_was_frozen_between_file_and_job_makes_none_when_another_has(
+    prompts: Prompts,
+) -> None:
+    if not prompts.broker.commit_metadata:
+        pytest.skip(f"{prompts.broker.name} keeps no metadata with offsets")
+    provider = OpenAI(Pace(working=0.5))
+    await prompts.write(12)
+    async with prompts.served(provider, max_records="12") as frozen:
+        text = frozen.path.read_text().replace(str(frozen.port), "PORT")
+
+        async def freeze(verb: str) -> None:
+            if provider.requests.count(("POST", "/v1/files")) == 1 and verb == "upload":
+                frozen.signal(signal.SIGSTOP)
+
+        provider.answered = freeze
+        await frozen.start()
+        await until(lambda: len(provider.files) == 1, "an upload")
+        async with Daemon(prompts.directory, text) as heir:
+            await until(lambda: len(provider.jobs) == 1, "a job of the heir's", 60)
+            frozen.signal(signal.SIGCONT)
+            await until(lambda: frozen.events("revoked"), "the frozen one knows", 60)
+            await all_done(prompts, 12)
+            assert await frozen.stop() == 0
+            assert await heir.stop() == 0
+
+    assert len(provider.jobs) == 1
+    assert [file.purpose for file in provider.files.values()] == ["batch", "batch_output"]
+    assert (await prompts.answers()).counts() == {1: 12}
+    assert await prompts.broker.read(prompts.dead) == []
+
+
 async def test_a_cancelled_job_halts_the_daemon_where_that_is_wanted_until_it_is_told_to_go_on(
     prompts: Prompts,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,7 +25,17 @@ LATER_ON = ("token_limit_exceeded", *ACCOUNT)
 
 NAME = "sluiced.name"  # the key of a batch's metadata that it is found by
 
+# Seconds after which it may be that we were frozen meanwhile, and somebody else has the batch now.
+FRESH = 10.0
+
 _string = msgspec.json.Encoder().encode
+
+
+class _File(NamedTuple):
+    """A file that was uploaded, and when that was begun."""
+
+    id: str
+    since: float
 
 
 class _Usage(msgspec.Struct):
@@ -80,7 +90,7 @@ class OpenAIBatch(JobApi):
     def __init__(self, settings: OpenAIBatchSettings, line: Line) -> None:
         super().__init__(settings, line)
         self._endpoint = settings.endpoint
-        self._uploaded: dict[str, str] = {}  # files that wait for their job, by its name
+        self._uploaded: dict[str, _File] = {}  # that wait for their job, by its name
         self._validating: dict[str, str] = {}  # names of jobs of which the file may be wanted again
 
     def successor(self, settings: OpenAIBatchSettings) -> OpenAIBatch:
@@ -101,11 +111,16 @@ class OpenAIBatch(JobApi):
 
     async def submit(self, batch: Batch, name: str) -> Submitted | Again | Refused | TooLarge:
         """See ports.JobSink. A file whose job could not be made now, or had to make room in the
-        queue, waits for the next attempt."""
+        queue, waits for the next attempt.
+
+        Whoever has the batch after us deletes that file before he makes a job of his own. So we are
+        kept from making one more, unless our file was not there yet: after an upload that took its
+        time, we look whether there is a job.
+        """
         if len(batch) > self.settings.max_records:
             return TooLarge(error=f"{len(batch)} records in one job", sent=False)
         if name not in self._uploaded:
-            parts = partial(self.parts, batch)
+            parts, since = partial(self.parts, batch), self.clock()
             size, cap = await size_of(parts), self.settings.max_bytes
             if size > cap:
                 return TooLarge(error=f"a file of {size} bytes; the cap is {cap}", sent=False)
@@ -115,12 +130,19 @@ class OpenAIBatch(JobApi):
                 return TooLarge("413", uploaded.error, feedback=uploaded.feedback)
             if not isinstance(uploaded, Said):
                 return uploaded
-            self._uploaded[name] = uploaded.text(("id",))
+            self._uploaded[name] = _File(uploaded.text(("id",)), since)
+        file = self._uploaded[name]
+        if self.clock() - file.since > FRESH:
+            found = await self._named_job(name, self.since(batch))
+            if isinstance(found, Submitted):
+                await self._deleted(self._uploaded.pop(name).id)
+            if found is not None:
+                return found
         made = await self.ask(
             "POST",
             "/batches",
             json={
-                "input_file_id": self._uploaded[name],
+                "input_file_id": file.id,
                 "endpoint": self._endpoint,
                 "completion_window": "24h",
                 "metadata": {NAME: name, "sluiced.pipeline": self.line.name},
@@ -132,33 +154,45 @@ class OpenAIBatch(JobApi):
             job = made.text(("id",))
             self._validating[job] = name
             return Submitted(job, made.feedback)
-        file = self._uploaded.pop(name)
-        if isinstance(made, Refused) and (later := await self._deleted(file)) is not None:
-            self._uploaded[name] = file
-            return later
+        if isinstance(made, Refused):
+            gone = await self.ask("DELETE", f"/files/{file.id}")
+            if isinstance(gone, Again) and not gone.outage:
+                return gone
+            if isinstance(gone, Refused) and gone.status == "404":
+                made = Again("unknown", f"somebody has deleted the uploaded file: {made.error}")
+        del self._uploaded[name]
         return made
 
     async def find(
         self, batch: Batch, name: str, known: Collection[str], *, whole: bool = True
     ) -> Submitted | Undecided | Again | None:
-        """See ports.JobSink. A file that was uploaded for it and not used is deleted."""
-        async for found in self.listed("/batches", "100", self.since(batch)):
-            if isinstance(found, Again):
-                return found
-            mine = (found.get("metadata") or {}).get(NAME) == name
-            if mine and found["id"] not in known and found.get("status") != "failed":
-                self.doubts.pop(name, None)
-                return Submitted(found["id"], self.told)
-        if self.too_early(name):
-            return Undecided(feedback=self.told)
-        async for file in self.listed("/files", "1000", self.since(batch), purpose="batch"):
+        """See ports.JobSink. A file that was uploaded for it and not used is deleted, before it
+        counts that there is no job: after that none can be made of it any more."""
+        since = self.since(batch)
+        if (found := await self._named_job(name, since, known)) is not None:
+            return found
+        async for file in self.listed("/files", "1000", since, purpose="batch"):
             if isinstance(file, Again):
                 return file
             unused = file.get("filename") == _file_name(name)
             if unused and (later := await self._deleted(file["id"])) is not None:
                 return later
         self._uploaded.pop(name, None)
+        if self.too_early(name):
+            return Undecided(feedback=self.told)
         self.doubts.pop(name, None)
+        return None
+
+    async def _named_job(
+        self, name: str, since: float, known: Collection[str] = ()
+    ) -> Submitted | Again | None:
+        async for found in self.listed("/batches", "100", since):
+            if isinstance(found, Again):
+                return found
+            mine = (found.get("metadata") or {}).get(NAME) == name
+            if mine and found["id"] not in known and found.get("status") != "failed":
+                self.doubts.pop(name, None)
+                return Submitted(found["id"], self.told)
         return None
 
     async def _deleted(self, file: str) -> Again | None:
