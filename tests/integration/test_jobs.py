@@ -284,8 +284,8 @@ async def test_a_daemon_that_was_frozen_between_file_and_job_makes_none_when_ano
     if not prompts.broker.commit_metadata:
         pytest.skip(f"{prompts.broker.name} keeps no metadata with offsets")
     provider = OpenAI(Pace(working=0.5))
-    await prompts.write(12)
-    async with prompts.served(provider, max_records="12") as frozen:
+    await prompts.write(1)
+    async with prompts.served(provider, max_records="1") as frozen:
         text = frozen.path.read_text().replace(str(frozen.port), "PORT")
 
         async def freeze(verb: str) -> None:
@@ -299,13 +299,13 @@ async def test_a_daemon_that_was_frozen_between_file_and_job_makes_none_when_ano
             await until(lambda: len(provider.jobs) == 1, "a job of the heir's", 60)
             frozen.signal(signal.SIGCONT)
             await until(lambda: frozen.events("revoked"), "the frozen one knows", 60)
-            await all_done(prompts, 12)
+            await all_done(prompts, 1)
             assert await frozen.stop() == 0
             assert await heir.stop() == 0
 
     assert len(provider.jobs) == 1
     assert [file.purpose for file in provider.files.values()] == ["batch", "batch_output"]
-    assert (await prompts.answers()).counts() == {1: 12}
+    assert (await prompts.answers()).counts() == {1: 1}
     assert await prompts.broker.read(prompts.dead) == []
 
 
