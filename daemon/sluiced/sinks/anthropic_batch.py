@@ -14,7 +14,8 @@ from ..batch import Batch
 from ..outcome import DELIVERED, Again, Fate, Refused, TooLarge, Verdict
 from ..ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from .items import excerpt
-from .job_api import JobApi, Said
+from .job_answers import Said
+from .job_api import JobApi
 from .job_settings import AnthropicBatchSettings
 from .settings import Line
 from .uploads import Upload, size_of
@@ -160,11 +161,8 @@ class AnthropicBatch(JobApi):
 
     async def poll(self, job: str) -> Progress | Again:
         """See ports.JobSink."""
-        said = await self.ask("GET", f"{PATH}/{job}")
-        if isinstance(said, Refused):
-            error, told = said.error, said.feedback
-            return Progress("missing", status=said.status, error=error, feedback=told)
-        if isinstance(said, Again):
+        said = await self.looked_at(job)
+        if not isinstance(said, Said):
             return said
         counts = said.document.get("request_counts") or {}
         total = sum(counts.values())
@@ -184,11 +182,6 @@ class AnthropicBatch(JobApi):
             created=self.born(said.document),
             feedback=said.feedback,
         )
-
-    async def cancel(self, job: str) -> Again | None:
-        """See ports.JobSink."""
-        said = await self.ask("POST", f"{PATH}/{job}/cancel")
-        return said if isinstance(said, Again) and said.status != "409" else None
 
     async def results(self, job: str) -> AsyncIterator[JobResult]:
         """See ports.JobSink."""

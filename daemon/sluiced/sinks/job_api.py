@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,66 +16,25 @@ from .. import __version__
 from ..batch import Batch
 from ..errors import SluicedError
 from ..feedback import Feedback
-from ..identity import resolve
-from ..outcome import Again, Fate, Outcome, Refused, Verdict
-from ..ports import BrokenResultsError, Identifies, OnCancel
+from ..outcome import Again, Outcome, Refused
+from ..ports import BrokenResultsError, Identifies, OnCancel, Progress
 from ..prices import Usage
 from ..record import Record
 from ..units import Secret
 from . import estimate
-from .allowances import allowances
 from .connector import Connector
 from .credentials import Credentials
 from .custom_ids import CustomIds
 from .http import lost
 from .items import excerpt
+from .job_answers import LATER, Said
 from .job_settings import JobSettings
 from .prompt import Prompt
-from .response import retry_after
 from .settings import Line
 from .uploads import STALL, Patience, Upload
 
 LARGEST_ANSWER = 64 * 1024**2  # bytes of a single document, and of one line of results
 SKEW = 3600.0  # seconds by which the clocks of a producer and of the API may differ
-
-# What is about the moment and not about the request: it goes again.
-LATER = (401, 402, 403, 408, 409, 425, 429)
-
-# What is about the account, with whatever status it comes: no record is to blame for it. Anthropic
-# says it in words only.
-ACCOUNT = (
-    *("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error"),
-    *("account_deactivated", "organization_deactivated"),
-)
-NO_CREDIT = "credit balance is too low"
-
-
-class Said:
-    """An answer that was read: its status, headers, and the document in it, {} if it is none."""
-
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        told = allowances(headers, time.time())
-        self.feedback = Feedback(told) if told else None
-        self.document: dict[str, Any] = {}
-        try:
-            found = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            found = None
-        if isinstance(found, dict):
-            self.document = found
-
-    def text(self, pointer: Sequence[str]) -> str:
-        try:
-            return str(resolve(self.document, tuple(pointer)) or "")
-        except LookupError:
-            return ""
-
-    @property
-    def of_the_account(self) -> bool:
-        codes = (self.text(("error", "code")), self.text(("error", "type")))
-        return any(c in ACCOUNT for c in codes) or NO_CREDIT in self.text(("error", "message"))
 
 
 class JobApi:
@@ -259,7 +218,7 @@ class JobApi:
         error = f"the API answered {status}"
         if why := said.text(("error", "message")):
             error += f": {excerpt(why, self._credentials.scrub)}"
-        after, told = _left_alone(said.headers, time.time()), said.feedback
+        after, told = said.after, said.feedback
         if status == 402 or said.of_the_account:
             error += "; see to the account"
             return Again("status", error, str(status), after, outage=True, feedback=told)
@@ -277,6 +236,19 @@ class JobApi:
     def _named_in(self, said: Said) -> tuple[int, ...]:
         """The places in the batch of the records that a refusal blames, where it says so."""
         return ()
+
+    async def looked_at(self, job: str) -> Said | Progress | Again:
+        """What the API says of a job, or what to think of it where there is none."""
+        said = await self.ask("GET", f"{self.list_path}/{job}")
+        if isinstance(said, Refused):
+            error, told = said.error, said.feedback
+            return Progress("missing", status=said.status, error=error, feedback=told)
+        return said
+
+    async def cancel(self, job: str) -> Again | None:
+        """See ports.JobSink."""
+        said = await self.ask("POST", f"{self.list_path}/{job}/cancel")
+        return said if isinstance(said, Again) and said.status != "409" else None
 
     async def listed(
         self, path: str, limit: str, since: float, **query: str
@@ -343,17 +315,3 @@ class JobApi:
         """When a job of these records was made, at the earliest; in seconds since 1970."""
         newest = max(record.timestamp for record in batch.records) / 1000
         return newest - SKEW if newest <= time.time() else 0.0
-
-
-def _left_alone(headers: Mapping[str, str], now: float) -> float | None:
-    """How long the API wants to be left alone: as it says, or until what is used up is back."""
-    if (after := retry_after(headers, now)) is not None:
-        return after
-    used_up = [a.reset for a in allowances(headers, now) if a.remaining < 1 and a.reset]
-    return max(used_up, default=None)
-
-
-def verdict_of(status: int, error: str) -> Verdict:
-    """Of one request that was answered with something else than success."""
-    later = status in LATER or status >= 500
-    return Verdict(Fate.RETRY if later else Fate.REJECTED, str(status), error)

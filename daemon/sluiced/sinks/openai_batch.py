@@ -12,8 +12,10 @@ from ..batch import Batch
 from ..outcome import DELIVERED, Again, Fate, Refused, TooLarge, Verdict
 from ..ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from .items import excerpt
-from .job_api import ACCOUNT, JobApi, Said, verdict_of
+from .job_answers import ACCOUNT, Said, verdict_of
+from .job_api import JobApi
 from .job_settings import OpenAIBatchSettings
+from .openai_lines import LineError, counted, message_of, on_one_line, request_line, result_line
 from .settings import Line
 from .uploads import form, size_of
 
@@ -36,50 +38,6 @@ class _File(NamedTuple):
 
     id: str
     since: float
-
-
-class _Usage(msgspec.Struct):
-    """Chat completions and embeddings say prompt and completion, the others input and output."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-
-class _Answer(msgspec.Struct):
-    model: str = ""
-    usage: _Usage | None = None
-
-
-class _Response(msgspec.Struct):
-    status_code: int
-    body: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _Error(msgspec.Struct):
-    code: str | None = None
-    message: str | None = None
-
-
-class _Failure(msgspec.Struct):
-    error: _Error | str | None = None
-
-
-class _Line(msgspec.Struct):
-    custom_id: str
-    response: _Response | None = None
-    error: _Error | None = None
-
-
-class _Request(msgspec.Struct):
-    custom_id: str
-
-
-_line = msgspec.json.Decoder(_Line).decode
-_request = msgspec.json.Decoder(_Request).decode
-_answer = msgspec.json.Decoder(_Answer).decode
-_failure = msgspec.json.Decoder(_Failure).decode
 
 
 class OpenAIBatch(JobApi):
@@ -105,7 +63,7 @@ class OpenAIBatch(JobApi):
         line = b'{"custom_id":"%b","method":"POST","url":%b,"body":%b}\n'
         url = _string(self._endpoint)
         for record in batch.records:
-            yield line % (self.ids.of(record).encode(), url, _on_one_line(self.body(record)))
+            yield line % (self.ids.of(record).encode(), url, on_one_line(self.body(record)))
 
     # --- making jobs ----------------------------------------------------------------------------
 
@@ -209,11 +167,8 @@ class OpenAIBatch(JobApi):
 
     async def poll(self, job: str) -> Progress | Again:
         """See ports.JobSink."""
-        said = await self.ask("GET", f"/batches/{job}")
-        if isinstance(said, Refused):
-            error, told = said.error, said.feedback
-            return Progress("missing", status=said.status, error=error, feedback=told)
-        if isinstance(said, Again):
+        said = await self.looked_at(job)
+        if not isinstance(said, Said):
             return said
         status, counts = said.text(("status",)), said.document.get("request_counts") or {}
         done, total = counts.get("completed", 0) + counts.get("failed", 0), counts.get("total", 0)
@@ -249,11 +204,6 @@ class OpenAIBatch(JobApi):
                 await self.ask("DELETE", f"/files/{said.text(('input_file_id',))}")
         return found
 
-    async def cancel(self, job: str) -> Again | None:
-        """See ports.JobSink."""
-        said = await self.ask("POST", f"/batches/{job}/cancel")
-        return said if isinstance(said, Again) and said.status != "409" else None
-
     async def results(self, job: str) -> AsyncIterator[JobResult]:
         """See ports.JobSink. Of a job that has failed, the lines that its errors name."""
         said = await self.ask("GET", f"/batches/{job}")
@@ -285,57 +235,30 @@ class OpenAIBatch(JobApi):
             if (error := errors.get(number)) is not None:
                 text = self._excerpt(error.get("message") or "")
                 verdict = Verdict(Fate.REJECTED, str(error.get("code") or "failed"), text)
-                yield JobResult(self.ids.where(_request(line).custom_id), verdict)
+                yield JobResult(self.ids.where(request_line(line).custom_id), verdict)
 
     def _result(self, line: bytes) -> JobResult:
         try:
-            found = _line(line)
+            found = result_line(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise BrokenResultsError("a line of the results cannot be read") from None
         where = self.ids.where(found.custom_id)
         response = found.response
         if response is None:
-            error = found.error or _Error()
+            error = found.error or LineError()
             verdict = Verdict(
                 Fate.RETRY, error.code or "failed", self._excerpt(error.message or "")
             )
             return JobResult(where, verdict)
         if not 200 <= response.status_code < 300:
-            verdict = verdict_of(response.status_code, self._excerpt(_message(response.body)))
+            verdict = verdict_of(response.status_code, self._excerpt(message_of(response.body)))
             return JobResult(where, verdict)
-        model, taken, given = _counted(response.body)
+        model, taken, given = counted(response.body)
         return JobResult(where, DELIVERED, bytes(response.body), model, taken, given)
 
     def _excerpt(self, text: str) -> str:
         return excerpt(text, self._credentials.scrub)
 
 
-def _counted(body: msgspec.Raw) -> tuple[str, int, int]:
-    """The model, and the tokens that went in and came out, as far as the answer says."""
-    try:
-        answer = _answer(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return "", 0, 0
-    usage = answer.usage or _Usage()
-    taken = usage.prompt_tokens or usage.input_tokens
-    return answer.model, taken, usage.completion_tokens or usage.output_tokens
-
-
-def _message(body: msgspec.Raw) -> str:
-    try:
-        error = _failure(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""
-    return (error if isinstance(error, str) else error and error.message) or ""
-
-
 def _file_name(name: str) -> str:
     return f"sluiced-{name}.jsonl"
-
-
-def _on_one_line(value: bytes) -> bytes:
-    """Between the tokens of JSON a line break is a space, and within a string none stands."""
-    return value.translate(_BREAKS) if b"\n" in value or b"\r" in value else value
-
-
-_BREAKS = bytes.maketrans(b"\r\n", b"  ")
