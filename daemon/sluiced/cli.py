@@ -12,7 +12,8 @@ import typer
 from . import __version__
 from .errors import ConfigError, LostRangeError, SluicedError
 from .ports import Identifies
-from .tools.commands import ConfigPath, register
+from .tools.commands import register
+from .tools.commands.options import ConfigPath
 
 # The rest is imported where it is used, so that --version and --help answer at once.
 if TYPE_CHECKING:
