@@ -167,6 +167,34 @@ async def test_a_window_that_a_stop_finds_open_makes_no_job() -> None:
     assert [jobs for _, _, jobs, _ in jobs_in_plan(r)] == [("job_0",)]
 
 
+async def test_what_a_batch_leaves_in_the_last_moment_of_a_rebalance_waits_for_the_next_owner() -> (
+    None
+):
+    r = rig(16, size=8, drain=8, limits=LimitSettings(max_in_flight=2))
+    submit, asked = r.api.submit, []
+    slow = [6.0, 7.0]
+
+    async def picky(batch: Batch, name: str) -> Said:
+        asked.append(len(batch))
+        if len(batch) == 8:
+            await anyio.sleep(slow.pop(0))
+            return TooLarge("413", "too many")
+        return await submit(batch, name)
+
+    r.api.submit = picky  # type: ignore[method-assign]
+    async with r.running():
+        await until(lambda: len(asked) == 2)
+        before = anyio.current_time()
+        await r.source.revoke()
+        assert anyio.current_time() - before == pytest.approx(7, abs=0.2)
+        assert asked == [8, 8]
+        r.source.assign([P0])
+        await until(lambda: r.committed == 16, HOUR)
+
+    assert [len(offsets) for offsets in r.api.offsets] == [4, 4, 4, 4]
+    assert r.answers.offsets == list(range(16))
+
+
 async def test_a_new_daemon_goes_on_polling_and_submits_nothing_again() -> None:
     r = rig(25)
     await crash(r, lambda: len(jobs_in_plan(r)) == 3 and all(j for *_, j, _ in jobs_in_plan(r)))
