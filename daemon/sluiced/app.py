@@ -32,9 +32,9 @@ from .kafka.offsets import metadata_limit
 from .kafka.originals import KafkaOriginals
 from .kafka.results import KafkaResults
 from .kafka.watermarks import KafkaWatermarks
+from .metadata import jobs_that_fit
 from .metrics import Metrics
 from .pipeline import Pipeline
-from .plan import jobs_that_fit
 from .ports import Positions
 from .prices import Prices, Usage
 from .record import Record, TopicPartition

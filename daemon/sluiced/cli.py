@@ -237,7 +237,7 @@ def guarantee(config: Config) -> str:
 
 def _jobs(config: Config) -> dict[str, str]:
     """Of a sink of jobs: how many there may be, and where their answers go."""
-    from .plan import jobs_that_fit
+    from .metadata import jobs_that_fit
     from .sinks.job_settings import JobSettings
     from .tools.costs import of_template
 

@@ -17,8 +17,9 @@ from .bell import Bell
 from .burial import Halt
 from .freshness import Freshness
 from .ledger import Ledger
+from .metadata import Entry, ForeignPlanError, decode
 from .metrics import Metrics
-from .plan import Entry, ForeignPlanError, Plan, Work, decode
+from .plan import Plan, Work
 from .ports import Assignment, Checkpoint, CommitOutcome, Mark
 from .record import Range, TopicPartition
 from .recovery import Formed, regrouped

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from sluiced.batch import Batch
-from sluiced.plan import ForeignPlanError, decode
+from sluiced.metadata import ForeignPlanError, decode
 from sluiced.ports import DeadLetter, Mark
 from sluiced.record import Range, TopicPartition
 

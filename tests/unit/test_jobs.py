@@ -23,8 +23,9 @@ from sluiced.gate import LimitSettings
 from sluiced.intake import RecordSettings
 from sluiced.jobs import seen
 from sluiced.jobs.book import Job
+from sluiced.metadata import Entry, decode, encode
 from sluiced.outcome import DELIVERED, Again, Refused, TooLarge, Verdict
-from sluiced.plan import Entry, Work, decode, encode
+from sluiced.plan import Work
 from sluiced.ports import JobResult, Progress, Submitted, Undecided
 from sluiced.record import OVERHEAD, TopicPartition
 from sluiced.schedule import Active

@@ -27,7 +27,7 @@ from aiokafka.errors import (
 )
 
 from ..errors import LostRangeError, PositionsError, SluicedError, SourceError
-from ..plan import DEFAULT_LIMIT
+from ..metadata import DEFAULT_LIMIT
 from ..ports import CommitOutcome, Fetched, Mark, Member, Positions
 from ..record import TopicPartition
 from . import unpacking
