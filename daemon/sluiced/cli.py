@@ -75,11 +75,11 @@ def run(config: ConfigPath) -> None:
     from .config import load
 
     loaded = load(config)
-    from . import app as daemon
+    from . import process
     from .logs import get
 
     try:
-        code = daemon.run(loaded, config)
+        code = process.run(loaded, config)
     except SluicedError:
         raise
     except Exception:
@@ -114,14 +114,14 @@ def check(
     if connect:
         import asyncio
 
-        from . import app as daemon
+        from .tools.connect import connect as reach
         from .tools.running import quiet
 
         quiet()
         try:
             for problem in asyncio.run(measured.problems(loaded)):
                 _warn(str(problem))
-            daemon.connect(loaded, typer.echo, _warn)
+            asyncio.run(reach(loaded, typer.echo, _warn))
         except SluicedError as error:
             # Whatever cannot be reached is what this configuration says.
             raise ConfigError(error.message, error.hint) from None
