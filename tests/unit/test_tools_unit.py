@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sluiced.cli import main
 from sluiced.config import Config, load
-from sluiced.kafka.source import REBALANCE_MARGIN, rebalance_timeout
+from sluiced.kafka.consumer import REBALANCE_MARGIN, rebalance_timeout
 from sluiced.process import STOP_MARGIN
 from sluiced.tools.unit import installed, problems, seconds
 

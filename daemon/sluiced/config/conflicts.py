@@ -14,7 +14,7 @@ from msgspec.structs import fields
 from ..errors import Problem
 from ..gate import LimitSettings
 from ..identity import COORDINATES
-from ..kafka.source import START_TIMEOUT, rebalance_timeout
+from ..kafka.consumer import START_TIMEOUT, rebalance_timeout
 from ..prices import known_as
 from ..sinks.http_settings import HttpSettings
 from ..sinks.job_settings import JobSettings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import Problem
-from ..kafka.source import START_TIMEOUT
+from ..kafka.consumer import START_TIMEOUT
 from ..process import STOP_MARGIN
 from ..units import Duration
 
