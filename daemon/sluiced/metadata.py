@@ -8,7 +8,8 @@ them is not. As text, after a prefix that names the version:
 
 gap, "+", length; then "=" and the batch's id where it is open; "~" instead of "=" where only the
 newest record of each record id was sent; "*" and the number of partitions where the batch has more
-than one. A gap counts from the end of the entry before it, the first from the committed offset.
+than one, or "*0" once what it has of each is a batch of its own. A gap counts from the end of the
+entry before it, the first from the committed offset.
 
 Where the API makes a job of a batch there follow, each after an "@", the ids of the jobs that it
 has become one after the other, each for what the one before it left undone; and a bare "@" once
@@ -76,9 +77,9 @@ class UnreadablePlanError(SourceError):
 class Entry:
     """Offsets `first` to `last` of one partition. Without an `id` they are done.
 
-    `parts` is how many partitions the batch has; `collapsed` that it went without the records
-    which gave way to newer ones of the same id. `jobs` are what it has become, oldest first;
-    `written` that all that the last one says is written, and another one is to come.
+    `parts` is how many partitions the batch has, 0 if it was taken apart; `collapsed` that it went
+    without the records which gave way to newer ones of the same id. `jobs` are what it has become,
+    oldest first; `written` that all that the last one says is written, and another one is to come.
     """
 
     first: int
@@ -120,7 +121,7 @@ def _tail(entry: Entry) -> str:
     if not entry.id:
         return ""
     sign = "~" if entry.collapsed else "="
-    parts = f"*{entry.parts}" if entry.parts > 1 else ""
+    parts = f"*{entry.parts}" if entry.parts != 1 else ""
     return f"{sign}{entry.id}{parts}{job_text(entry.jobs, entry.written)}"
 
 

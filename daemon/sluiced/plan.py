@@ -40,9 +40,14 @@ class Work:
         return self.jobs[-1] if self.jobs and not self.written else None
 
     @property
+    def apart(self) -> bool:
+        """Whether it is part of a batch that was taken apart."""
+        return self.parts != len(self.spans)
+
+    @property
     def key(self) -> str:
         """Its own among all that are here: parts of a batch that was taken apart share its id."""
-        return self.id if self.parts == len(self.spans) else f"{self.id} {min(self.spans)}"
+        return self.id if not self.apart else f"{self.id} {min(self.spans)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ class Plan:
             for tp, (first, last) in work.spans.items():
                 self._places.setdefault(tp, []).append(_Place(first, last, work))
             if work.jobs:  # they are not formed again: see `jobs`
-                work.durable = True
+                work.durable = not work.apart
                 self._works[work.key] = work
         for tp, ranges in done.items():
             self._places.setdefault(tp, []).extend(_Place(*span, None) for span in ranges)
@@ -158,8 +163,9 @@ class Plan:
 
     def keep(self, work: Work, batch: Batch, now: float = 0.0) -> None:
         """A batch of a former run is formed again, and may be a job by the name that it has in the
-        plan: so that stays as it is, whatever the batch is now."""
-        work.durable, work.since = True, now
+        plan: so that stays as it is, whatever the batch is now. But whoever has all of its
+        partitions next must know that parts of it may be jobs of their own by then."""
+        work.durable, work.since = not work.apart, now
         self._works[batch.id] = work
 
     def remove(self, batch_id: str) -> None:

@@ -920,6 +920,51 @@ async def only_the_second(r: JobRig) -> None:
         r.stop.set()
 
 
+@pytest.mark.parametrize("before", [0, 1])
+async def test_the_job_of_a_part_is_found_by_whoever_has_all_of_the_batch_again(
+    before: int,
+) -> None:
+    """`before` jobs of the whole have left all of it undone when its partitions come apart."""
+    r = rig(5, P0, P1)
+    submit, results = r.api.submit, r.api.results
+
+    def of(job: str) -> AsyncIterator[JobResult]:
+        late = before and job == "job_0"
+        r.api.judge = lambda where: LATER if late else DELIVERED
+        return results(job)
+
+    r.api.results = of  # type: ignore[method-assign]
+
+    async def none(batch: Batch, name: str) -> Said:
+        if len(r.api.jobs) == before:
+            await anyio.sleep_forever()
+        return await submit(batch, name)
+
+    def again() -> bool:
+        return len(r.api.jobs) == before and jobs_in_plan(r)[:1] == [
+            (0, 4, ("job_0",) * before, bool(before))
+        ]
+
+    r.api.submit = none  # type: ignore[method-assign]
+    await crash(r, again)
+    r.api.submit = submit  # type: ignore[method-assign]
+    r.api.script = ["hangs"]
+    restart(r)
+    r.source.join(r.pipeline)
+    r.source.assign([P1])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.pipeline.run, r.stop)
+        await until(lambda: len(r.api.jobs) == before + 1, HOUR)
+        tasks.cancel_scope.cancel()
+    restart(r)
+    async with r.running():
+        await until(lambda: r.source.committed == {P0: 5, P1: 5}, HOUR)
+
+    assert [len(job.holds) for job in r.api.jobs.values()] == [10] * before + [5, 5]
+    assert set(r.answers.counts().values()) == {1}
+    assert len(r.answers.counts()) == 10
+
+
 async def test_more_or_fewer_attempts_count_from_the_reload_on() -> None:
     r = rig(10)
     r.api.judge = always({2: LATER})
