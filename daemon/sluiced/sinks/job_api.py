@@ -25,12 +25,12 @@ from . import estimate
 from .connector import Connector
 from .credentials import Credentials
 from .custom_ids import CustomIds
-from .http import lost
 from .items import excerpt
 from .job_answers import LATER, Said
 from .job_settings import JobSettings
 from .prompt import Prompt
 from .settings import Line
+from .transport import lost
 from .uploads import STALL, Patience, Upload
 
 LARGEST_ANSWER = 64 * 1024**2  # bytes of a single document, and of one line of results
