@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,7 +21,7 @@ from ..prices import Usage
 from ..record import Record
 from ..units import Secret
 from . import estimate
-from .connector import Connector
+from .connector import session
 from .credentials import Credentials
 from .custom_ids import CustomIds
 from .items import excerpt
@@ -108,14 +107,7 @@ class JobApi:
 
     async def open(self) -> None:
         self._credentials.reveal()
-        encrypted = self.settings.origin.startswith("https:")
-        context = ssl.create_default_context() if encrypted else None
-        self._session = aiohttp.ClientSession(
-            connector=Connector(limit=0, ssl=context or True),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self.settings.connect_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
+        self._session = session(self.settings.origin, self.settings.connect_timeout)
 
     async def close(self) -> None:
         if self._session is not None:
