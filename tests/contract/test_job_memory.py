@@ -78,6 +78,10 @@ async def swallowed(request: web.Request) -> web.Response:
     return web.json_response({"id": "made_1"})
 
 
+async def no_jobs(request: web.Request) -> web.Response:
+    return web.json_response({"data": []})
+
+
 IDS = web.AppKey("ids", CustomIds)
 LOG = web.AppKey("log", Log)
 TAKEN = web.AppKey("taken", list[int])
@@ -154,6 +158,7 @@ async def test_the_requests_of_a_job_are_made_while_they_are_sent(kind: str) -> 
     taken = app[TAKEN] = []
     for path in ("/v1/files", "/v1/batches", "/v1/messages/batches"):
         app.router.add_post(path, swallowed)
+    app.router.add_get("/v1/batches", no_jobs)
     value = msgspec.json.encode({"model": "m", "max_tokens": 5, "messages": ["x" * TEXT]})
     size = min(MEGABYTES, 180) * 1024**2  # OpenAI takes no more than 200 MB
     count = size // TEXT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from sluiced.feedback import Allowance, Feedback
 from sluiced.outcome import Again, Fate, Refused, TooLarge
 from sluiced.ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from sluiced.record import TopicPartition
-from sluiced.sinks import openai_batch, uploads
+from sluiced.sinks import uploads
 from sluiced.sinks.anthropic_batch import AnthropicBatch
 from sluiced.sinks.custom_ids import CustomIds
 from sluiced.sinks.job_settings import AnthropicBatchSettings, OpenAIBatchSettings
@@ -597,52 +597,43 @@ async def test_no_job_is_found_before_its_unused_file_is_deleted(theirs: Case) -
 
 
 @asynccontextmanager
-async def next_owner(case: Case, *, late: bool = False) -> AsyncIterator[tuple[Any, list[Any]]]:
-    """A sink that is frozen when its file is uploaded, until another one has looked for a job of
-    the same batch and made it; and what that one has found. A `late` file has come after that."""
+async def next_owner(case: Case, meanwhile: Callable[[Any], Any]) -> AsyncIterator[Any]:
+    """A sink that is frozen when its file is uploaded, until another one has done something."""
     async with case.open() as sink:
         other = OpenAIBatch(sink.settings, sink.line)
         other.clock = case.clock
         await other.open()
-        found: list[Any] = []
 
-        async def meanwhile(verb: str) -> None:
-            if verb != "upload" or found:
-                return
-            uploaded = dict(case.api.files)
-            found.append(await other.find(batch_of(), NAME, []))
-            case.clock.now += sink.poll_every
-            found.append(await other.find(batch_of(), NAME, []))
-            found.append(await other.submit(batch_of(), NAME))
-            if late:
-                case.api.files |= uploaded
+        async def thaw(verb: str) -> None:
+            if verb == "upload":
+                case.api.answered = None
+                await meanwhile(other)
 
-        case.api.answered = meanwhile
+        case.api.answered = thaw
         try:
-            yield sink, found
+            yield sink
         finally:
             await other.close()
 
 
 async def test_a_file_of_which_the_next_owner_has_found_no_job_makes_none_any_more(
-    theirs: Case, monkeypatch: pytest.MonkeyPatch
+    theirs: Case,
 ) -> None:
-    monkeypatch.setattr(openai_batch, "FRESH", 1e9)  # it does not notice how long it took
-    async with next_owner(theirs) as (sink, found):
+    async def looks(other: Any) -> None:
+        assert await other.find(batch_of(), NAME, []) == Undecided()
+        theirs.clock.now += other.poll_every
+        assert await other.find(batch_of(), NAME, []) is None
+
+    async with next_owner(theirs, looks) as sink:
         answer = await sink.submit(batch_of(), NAME)
-        assert isinstance(answer, Again), "it is not the records that are to blame"
-        assert answer.doubtful, "and so it is looked for"
-        assert answer.error.startswith("somebody has deleted the uploaded file")
-        assert await sink.find(batch_of(), NAME, []) == found[-1]
-    assert found[:-1] == [Undecided(), None]
-    assert len(theirs.api.jobs) == len(theirs.api.files) == 1
+    assert isinstance(answer, Again), "it is not the records that are to blame"
+    assert answer.doubtful, "and so it is looked for"
+    assert answer.error.startswith("somebody has deleted the uploaded file")
+    assert theirs.api.jobs == theirs.api.files == {}
 
 
-async def test_a_file_is_deleted_before_a_job_is_looked_for_once_more(
-    theirs: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_is_deleted_before_its_job_is_looked_for_once_more(theirs: Case) -> None:
     """What is made of it until then is found, and later nothing can be."""
-    monkeypatch.setattr(openai_batch, "FRESH", 1e9)
     async with theirs.open() as sink:
         theirs.api.faults["create unavailable"] = 1
         await sink.submit(batch_of(), NAME)
@@ -651,13 +642,30 @@ async def test_a_file_is_deleted_before_a_job_is_looked_for_once_more(
         assert theirs.api.files == {}
 
 
-async def test_after_an_upload_that_took_long_it_is_looked_whether_somebody_was_faster(
+async def test_right_before_a_job_is_made_it_is_looked_whether_somebody_was_faster(
     theirs: Case,
 ) -> None:
-    async with next_owner(theirs, late=True) as (sink, found):
-        answer = await sink.submit(batch_of(), NAME)
-        assert answer == found[-1]
+    made: list[Submitted] = []
+
+    async def submits(other: Any) -> None:
+        made.append(await other.submit(batch_of(), NAME))
+
+    async with next_owner(theirs, submits) as sink:
+        assert await sink.submit(batch_of(), NAME) == made[0]
     assert len(theirs.api.jobs) == len(theirs.api.files) == 1
+
+
+@pytest.mark.parametrize("fault", ["unavailable", "throttled"])
+async def test_trouble_with_that_look_leaves_no_doubt_and_costs_no_second_upload(
+    theirs: Case, fault: str
+) -> None:
+    async with theirs.open() as sink:
+        theirs.api.faults[f"batches {fault}"] = 1
+        answer = await sink.submit(batch_of(), NAME)
+        assert isinstance(answer, Again)
+        assert not answer.doubtful
+        await submitted(sink)
+    assert theirs.posts("/v1/files") == theirs.posts("/v1/batches") == 1
 
 
 async def test_a_job_that_failed_for_some_lines_names_their_records(theirs: Case) -> None:

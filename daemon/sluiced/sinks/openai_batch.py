@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from ..batch import Batch
-from ..outcome import DELIVERED, Again, Fate, Refused, TooLarge, Verdict
+from ..outcome import DELIVERED, Again, Fate, Refused, RetryReason, TooLarge, Verdict
 from ..ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from .items import excerpt
 from .job_answers import ACCOUNT, Said, verdict_of
@@ -27,17 +28,7 @@ LATER_ON = ("token_limit_exceeded", *ACCOUNT)
 
 NAME = "sluiced.name"  # the key of a batch's metadata that it is found by
 
-# Seconds after which it may be that we were frozen meanwhile, and somebody else has the batch now.
-FRESH = 10.0
-
 _string = msgspec.json.Encoder().encode
-
-
-class _File(NamedTuple):
-    """A file that was uploaded, and when that was begun."""
-
-    id: str
-    since: float
 
 
 class OpenAIBatch(JobApi):
@@ -48,7 +39,7 @@ class OpenAIBatch(JobApi):
     def __init__(self, settings: OpenAIBatchSettings, line: Line) -> None:
         super().__init__(settings, line)
         self._endpoint = settings.endpoint
-        self._uploaded: dict[str, _File] = {}  # that wait for their job, by its name
+        self._uploaded: dict[str, str] = {}  # files that wait for their job, by its name
         self._validating: dict[str, str] = {}  # names of jobs of which the file may be wanted again
 
     def successor(self, settings: OpenAIBatchSettings) -> OpenAIBatch:
@@ -71,14 +62,13 @@ class OpenAIBatch(JobApi):
         """See ports.JobSink. A file whose job could not be made now, or had to make room in the
         queue, waits for the next attempt.
 
-        Whoever has the batch after us deletes that file before he makes a job of his own. So we are
-        kept from making one more, unless our file was not there yet: after an upload that took its
-        time, we look whether there is a job.
+        Right before we make it we look whether there is one: we may have been frozen, or held up,
+        and somebody else has the batch now, who deletes our file, so that it makes no job any more.
         """
         if len(batch) > self.settings.max_records:
             return TooLarge(error=f"{len(batch)} records in one job", sent=False)
         if name not in self._uploaded:
-            parts, since = partial(self.parts, batch), self.clock()
+            parts = partial(self.parts, batch)
             size, cap = await size_of(parts), self.settings.max_bytes
             if size > cap:
                 return TooLarge(error=f"a file of {size} bytes; the cap is {cap}", sent=False)
@@ -88,19 +78,20 @@ class OpenAIBatch(JobApi):
                 return TooLarge("413", uploaded.error, feedback=uploaded.feedback)
             if not isinstance(uploaded, Said):
                 return uploaded
-            self._uploaded[name] = _File(uploaded.text(("id",)), since)
+            self._uploaded[name] = uploaded.text(("id",))
         file = self._uploaded[name]
-        if self.clock() - file.since > FRESH:
-            found = await self._named_job(name, self.since(batch))
-            if isinstance(found, Submitted):
-                await self._deleted(self._uploaded.pop(name).id)
-            if found is not None:
-                return found
+        found = await self._named_job(name, self.since(batch))
+        if isinstance(found, Submitted):
+            await self._deleted(self._uploaded.pop(name))
+            return found
+        if isinstance(found, Again):  # nothing was made, and so there is nothing to be in doubt of
+            reason: RetryReason = "throttled" if found.reason == "throttled" else "status"
+            return replace(found, reason=reason, status="")
         made = await self.ask(
             "POST",
             "/batches",
             json={
-                "input_file_id": file.id,
+                "input_file_id": file,
                 "endpoint": self._endpoint,
                 "completion_window": "24h",
                 "metadata": {NAME: name, "sluiced.pipeline": self.line.name},
@@ -113,7 +104,7 @@ class OpenAIBatch(JobApi):
             self._validating[job] = name
             return Submitted(job, made.feedback)
         if isinstance(made, Refused):
-            gone = await self.ask("DELETE", f"/files/{file.id}")
+            gone = await self.ask("DELETE", f"/files/{file}")
             if isinstance(gone, Again) and not gone.outage:
                 return gone
             if isinstance(gone, Refused) and gone.status == "404":
