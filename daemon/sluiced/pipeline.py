@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import anyio
 import structlog
-from anyio.abc import TaskGroup
 
 from .attempts import Flight, RetrySettings
 from .batch import Batch, ClosedBy, Run, Span
-from .bell import Bell
+from .bell import Bells
 from .buffer import Buffer
 from .burial import Burial
 from .committer import Committer
 from .delivery import Delivery
-from .errors import SluicedError, SourceError
+from .errors import SourceError
 from .freshness import Pace
 from .gate import Gate, LimitSettings
 from .identity import Identify
 from .intake import Intake
-from .jobs import Job, Jobs
+from .jobs import Jobs
 from .metrics import Metrics
 from .plan import Work
 from .ports import Assignment, Checkpoint, DeadLetter, Fetched, Source
@@ -30,6 +30,7 @@ from .record import Record, TopicPartition, footprint_of, ranges_of, size_of
 from .recovery import Recovery
 from .schedule import Timetable
 from .stall import Stall
+from .tasks import Tasks
 from .units import Duration, Settings
 from .window import Cap, Windows
 
@@ -99,23 +100,18 @@ class Pipeline:
         self._committing = committing(drain)
         self.clock = clock
 
-        self._work = Bell()  # a batch may be released, or a window has got an age
-        self._left = Bell()  # something has left the line
+        self.jobs = jobs = delivery if isinstance(delivery, Jobs) else None
+        self.tasks = tasks = Tasks()
+        self._bells = bells = Bells(None if jobs is None else jobs.moved)
         self.committer = Committer(
-            checkpoint,
-            metrics,
-            burial.halt,
-            plans=plans,
-            clock=clock,
-            committed=self._something_moved,
+            checkpoint, metrics, burial.halt, plans=plans, clock=clock, committed=bells.moved
         )
-        self.jobs = delivery if isinstance(delivery, Jobs) else None
-        if self.jobs is not None:
-            self.jobs.join(
+        if jobs is not None:
+            jobs.join(
                 self.committer,
-                start=self._start_job,
+                start=lambda job: tasks.start(partial(jobs.live, job)),
                 queue=self._queue_again,
-                changed=self._something_left,
+                changed=bells.gone,
             )
         self.ledger = self.committer.ledger
         self.freshness = self.committer.freshness
@@ -123,76 +119,34 @@ class Pipeline:
         self.timetable = Timetable()
         self.flights: dict[str, Flight] = {}
         self.member = False  # between an assignment and its revocation
-        self.draining = False
         self.closing = False  # nothing is begun any more, until the next assignment
         self.last_turn = clock()
         self.ends: Mapping[TopicPartition, int] = {}
         self.starts: Mapping[TopicPartition, int] = {}
         self.pace = Pace()
-        self.fatal: Exception | None = None
 
-        self._tasks: TaskGroup
-        self._unstarted: list[Job] | None = []  # until there are tasks
         self._burying: dict[int, int] = {}  # what invalid records on their way out occupy
         self._mean = 16_384  # bytes that a record is taken to occupy, until we know better
-        self._end = anyio.Event()
-        self._told = anyio.Event()  # the `stop` of run()
         self._stall = Stall()
         self._ahead: dict[TopicPartition, deque[int]] = {}  # where a former run's begins
-
-    # --- life ---------------------------------------------------------------------------------
 
     async def run(self, stop: anyio.Event) -> None:
         """Runs until `stop` is set or something fatal happens, then drains and returns.
 
         Raises the fatal error, after the drain.
         """
-        self._told = stop
-        async with anyio.create_task_group() as self._tasks:
-            for loop in (self._fetch, self._release, self.committer.run, self._observe):
-                self._tasks.start_soon(self._guard, loop)
-            unstarted, self._unstarted = self._unstarted or (), None
-            for job in unstarted:
-                self._start_job(job)
-            self._tasks.start_soon(self._pass_on, stop)
-            await self._end.wait()
-            await self._drain_and_commit()
-            self._tasks.cancel_scope.cancel()
-        if self.fatal is not None:
-            raise self.fatal
-
-    @property
-    def stopping(self) -> bool:
-        """From the very moment of the signal, before any task has taken notice."""
-        return self.draining or self._told.is_set() or self._end.is_set()
-
-    async def _pass_on(self, stop: anyio.Event) -> None:
-        await stop.wait()
-        self._end.set()
-
-    async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """A loop that dies takes the daemon with it, but by way of the drain."""
-        try:
-            await loop()
-        except Exception as error:
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        if self.fatal is None:
-            self.fatal = error
-            bug = not isinstance(error, SluicedError)
-            log.error("fatal", error=str(error), exc_info=error if bug else None)
-        self._end.set()
+        loops = (self._fetch, self._release, self.committer.run, self._observe)
+        await self.tasks.run(loops, stop, self._drain_and_commit)
 
     # --- records come in ----------------------------------------------------------------------
 
     async def _fetch(self) -> None:
-        while not self.stopping:
+        while not self.tasks.stopping:
             self.last_turn = self.clock()
             self._keep_hours()
             ready = self.ready()
             if not ready:
-                await self._left.heard(POLL)
+                await self._bells.left.heard(POLL)
             fetches = await self.source.fetch(ready, self._quota(), POLL)
             self._cut()
             for fetched in fetches:
@@ -221,11 +175,11 @@ class Pipeline:
 
     def _close_all(self, why: ClosedBy) -> None:
         self.buffer.close_all(why)
-        self._work.ring()
+        self._bells.work.ring()
 
     def ready(self) -> Collection[TopicPartition]:
         """The partitions that may be fetched: back-pressure is that there are fewer."""
-        if self.stopping or not self.member or self.burial.halt.reason:
+        if self.tasks.stopping or not self.member or self.burial.halt.reason:
             return ()
         if self.occupied() < self.memory:
             tps = self.ledger.last_committed().keys() - self.recovery.recovering()
@@ -270,7 +224,7 @@ class Pipeline:
     def _take(self, fetched: Fetched) -> None:
         """One run of records goes from the stream into the books and into the window."""
         tp, epoch, records = fetched.tp, fetched.epoch, fetched.records
-        if self.stopping or not self.member:
+        if self.tasks.stopping or not self.member:
             return  # not in the books, so not committed, and fetched again by whoever comes next
         if tp in self.recovery:
             records = self.recovery.undone(tp, records)
@@ -295,7 +249,7 @@ class Pipeline:
                 self.buffer.close_of(tp)
         if recovering:
             self._recover(tp, fetched.end)
-        self._something_moved()
+        self._bells.moved()
 
     def _stretches(
         self, tp: TopicPartition, records: Sequence[Record], end: int
@@ -319,7 +273,7 @@ class Pipeline:
             self.committer.settle([Span(tp, epoch, ranges_of(checked.skipped))])
         if checked.invalid:
             self._burying[id(checked.invalid)] = _footprint(checked.invalid)
-            self._tasks.start_soon(self._bury_invalid, tp, epoch, checked.invalid)
+            self.tasks.start(partial(self._bury_invalid, tp, epoch, checked.invalid))
         if not checked.accepted:
             return None
         run = Run(tp, epoch, checked.accepted)
@@ -344,13 +298,13 @@ class Pipeline:
             self.buffer.add(rest.run, self.clock())
             if rest.hole:
                 self.buffer.close_of(rest.run.tp)
-            self._work.ring()
+            self._bells.work.ring()
 
     def _make_room(self) -> None:
         """Memory is full of open windows and nothing is on its way out: close the largest."""
         stuck = self.occupied() >= self.memory and not self.buffer.closed and not self.flights
         if stuck and self.buffer.close_largest():
-            self._work.ring()
+            self._bells.work.ring()
 
     async def _bury_invalid(
         self, tp: TopicPartition, epoch: int, invalid: Sequence[tuple[Record, str]]
@@ -361,12 +315,10 @@ class Pipeline:
             while not await self.burial.bury(letters):
                 pass
             self.committer.settle([Span(tp, epoch, ranges_of(records))])
-        except Exception as error:
-            self._fail(error)
         finally:
             del self._burying[id(invalid)]
-            self._left.ring()
-            self._something_moved()
+            self._bells.left.ring()
+            self._bells.moved()
 
     # --- batches go out -----------------------------------------------------------------------
 
@@ -383,14 +335,14 @@ class Pipeline:
                 self._launch(batch)
                 continue
             due = self.buffer.due_at(free)
-            await self._work.heard(None if due is None else max(0.0, due - self.clock()))
+            await self._bells.work.heard(None if due is None else max(0.0, due - self.clock()))
 
     def _launch(self, batch: Batch) -> None:
         now = self.clock()
         flight = Flight(batch, now, self.gate.enter(now), touched=now)
         self.flights[batch.id] = flight
-        self._tasks.start_soon(self._deliver, flight)
-        self._left.ring()
+        self.tasks.start(partial(self._deliver, flight))
+        self._bells.left.ring()
 
     async def _deliver(self, flight: Flight) -> None:
         batch, landing = flight.batch, None
@@ -403,29 +355,13 @@ class Pipeline:
                 self.committer.settle_batch(batch)
                 for topic, count in Counter(r.topic for r in batch.skipped).items():
                     self.metrics.skipped(topic, "collapsed", count)
-        except Exception as error:
-            self._fail(error)
         finally:
             del self.flights[batch.id]
             self.gate.leave(self.clock(), landing)
             self._cap_windows()
-            self._work.ring()
-            self._left.ring()
+            self._bells.gone()
 
     # --- jobs ---------------------------------------------------------------------------------
-
-    def _start_job(self, job: Job) -> None:
-        if self._unstarted is not None:
-            self._unstarted.append(job)
-        else:
-            self._tasks.start_soon(self._follow, job)
-
-    async def _follow(self, job: Job) -> None:
-        try:
-            if self.jobs is not None:
-                await self.jobs.live(job)
-        except Exception as error:
-            self._fail(error)
 
     def _queue_again(self, batch: Batch) -> None:
         """What is to be submitted again goes before all that is new; also into the plan, where it
@@ -435,17 +371,7 @@ class Pipeline:
         else:
             self.committer.withdraw(self.buffer.waiting)
             self.buffer.waiting.appendleft(batch)
-        self._work.ring()
-
-    def _something_left(self) -> None:
-        self._work.ring()
-        self._left.ring()
-
-    def _something_moved(self) -> None:
-        """A batch may be released, and a job go on."""
-        self._work.ring()
-        if self.jobs is not None:
-            self.jobs.moved()
+        self._bells.work.ring()
 
     # --- membership ---------------------------------------------------------------------------
 
@@ -502,13 +428,12 @@ class Pipeline:
         Some time before it nothing more is begun, else a request that has just been made would be
         cut off there, and made again by whoever comes next.
         """
-        self.draining = True
         log.info("draining", in_flight=len(self.flights), seconds=self.drain)
         if self.jobs is None:
             self._close_all("drain")
         else:
             self._drop()  # a window that is cut off would make a job of its own
-            self._work.ring()
+            self._bells.work.ring()
         for part in (BEGINNING, 1 - BEGINNING):
             if not self.burial.halt.reason:
                 await self._emptied(self.drain * part)
@@ -535,7 +460,7 @@ class Pipeline:
     async def _emptied(self, timeout: float) -> None:
         with anyio.move_on_after(timeout):
             while self._leaving() or self.flights or self._burying:
-                await self._left.heard()
+                await self._bells.left.heard()
 
     def _leaving(self) -> bool:
         """Whether a batch is still to be begun, or a job is about to be done."""
@@ -545,14 +470,14 @@ class Pipeline:
     async def _cancel_flights(self) -> None:
         self._abandon(self.flights.values())
         while self.flights:
-            await self._left.heard()
+            await self._bells.left.heard()
 
     async def _leave_jobs(self) -> None:
         """They are in the metadata, and go on without us."""
         if self.jobs is not None:
             self.jobs.leave()
             while self.jobs.living:
-                await self._left.heard()
+                await self._bells.left.heard()
 
     def _abandon(self, flights: Iterable[Flight]) -> None:
         """They stay in the plan, also those that were never sent: something after them may be done
@@ -573,7 +498,7 @@ class Pipeline:
     def resume(self) -> None:
         """Goes on after a halt, or with other settings."""
         self.burial.halt.lift()
-        self._work.ring()
+        self._bells.work.ring()
 
     # --- watching -----------------------------------------------------------------------------
 

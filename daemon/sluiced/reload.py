@@ -219,11 +219,11 @@ class Reload:
             while not self._asked:
                 await self._bell.heard()
             self._asked = False
-            if self._pipeline.stopping:
+            if self._pipeline.tasks.stopping:
                 continue
             notify.reloading()
             text = await self.once(path)
-            if not self._pipeline.stopping:
+            if not self._pipeline.tasks.stopping:
                 notify.ready(text)
 
     async def once(self, path: Path) -> str:

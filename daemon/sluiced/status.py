@@ -47,9 +47,9 @@ class Status:
         """None while the process works; otherwise what does not, and only a restart cures."""
         p = self._pipeline
         now = p.clock()
-        if p.fatal is not None:
-            return f"a task has died: {type(p.fatal).__name__}"
-        if (idle := now - p.last_turn) > STUCK and not p.stopping:
+        if p.tasks.fatal is not None:
+            return f"a task has died: {type(p.tasks.fatal).__name__}"
+        if (idle := now - p.last_turn) > STUCK and not p.tasks.stopping:
             return f"nothing was fetched or waited for in {idle:.0f} s"
         if p.burial.halt.reason is None:
             for flight in p.flights.values():
@@ -60,7 +60,7 @@ class Status:
 
     def state(self) -> tuple[State, str]:
         p = self._pipeline
-        if p.stopping:
+        if p.tasks.stopping:
             return "draining", "the daemon is stopping"
         if p.burial.halt.reason is not None:
             return "halted", p.burial.halt.reason

@@ -137,7 +137,7 @@ async def test_a_task_that_died_is_told() -> None:
     r = rig(ZeroDivisionError("bug"))
     async with r.running():
         r.log.append(b"1")
-        await until(lambda: r.pipeline.fatal)
+        await until(lambda: r.pipeline.tasks.fatal)
     assert r.status.live() == "a task has died: ZeroDivisionError"
 
 

@@ -9,7 +9,7 @@ MUTANTS = [
         "settled-before-delivery",
         "pipeline",
         "await self.delivery.deliver(flight)",
-        "self._tasks.start_soon(self.delivery.deliver, flight)",
+        "self.tasks.start(partial(self.delivery.deliver, flight))",
         "Records are done when they are sent and not when they are acknowledged.",
     ),
     Mutant(
@@ -26,7 +26,7 @@ MUTANTS = [
         "invalid-not-awaited",
         "pipeline",
         "            while not await self.burial.bury(letters):\n                pass\n",
-        "            self._tasks.start_soon(self.burial.bury, letters)\n",
+        "            self.tasks.start(partial(self.burial.bury, letters))\n",
         "Invalid records are done before their dead letters are acknowledged.",
     ),
     Mutant(
@@ -46,8 +46,9 @@ MUTANTS = [
     Mutant(
         "fetched-while-halted",
         "pipeline",
-        "if self.stopping or not self.member or self.burial.halt.reason:\n            return ()",
-        "if self.stopping or not self.member:\n            return ()",
+        "if self.tasks.stopping or not self.member or self.burial.halt.reason:\n"
+        "            return ()",
+        "if self.tasks.stopping or not self.member:\n            return ()",
         "A halted pipeline goes on to fetch.",
     ),
     Mutant(
@@ -88,8 +89,8 @@ MUTANTS = [
     Mutant(
         "fetched-after-revocation",
         "pipeline",
-        "if self.stopping or not self.member:\n            return  # not",
-        "if self.stopping:\n            return  # not",
+        "if self.tasks.stopping or not self.member:\n            return  # not",
+        "if self.tasks.stopping:\n            return  # not",
         "A fetch that ends in the middle of a revocation fills the books again.",
     ),
     Mutant(
