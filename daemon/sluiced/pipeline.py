@@ -18,7 +18,6 @@ from .burial import Burial
 from .committer import Committer
 from .delivery import Delivery
 from .errors import SourceError
-from .freshness import Pace
 from .gate import Gate, LimitSettings
 from .identity import Identify
 from .intake import Intake
@@ -29,16 +28,15 @@ from .ports import Assignment, Checkpoint, DeadLetter, Fetched, Source
 from .record import Record, TopicPartition, footprint_of, ranges_of, size_of
 from .recovery import Recovery
 from .schedule import Timetable
-from .stall import Stall
 from .tasks import Tasks
 from .units import Duration, Settings
+from .watch import Watch
 from .window import Cap, Windows
 
 log = structlog.get_logger("sluiced.pipeline")
 
 POLL = 0.2  # seconds that one fetch may wait for records
 MAX_FETCH = 2000  # records at most in one fetch: about 3 ms in which nothing else runs
-OBSERVE_EVERY = 5.0  # seconds between looks at the ends of the log
 BEGINNING = 0.75  # of a drain: so long batches are begun; those at the sink then have the rest
 COMMITTING = (5.0, 0.25)  # seconds, and part of the drain, that the commit after it has at most
 
@@ -121,13 +119,10 @@ class Pipeline:
         self.member = False  # between an assignment and its revocation
         self.closing = False  # nothing is begun any more, until the next assignment
         self.last_turn = clock()
-        self.ends: Mapping[TopicPartition, int] = {}
-        self.starts: Mapping[TopicPartition, int] = {}
-        self.pace = Pace()
+        self.watch = Watch(source, self.ledger, self.ready, clock)
 
         self._burying: dict[int, int] = {}  # what invalid records on their way out occupy
         self._mean = 16_384  # bytes that a record is taken to occupy, until we know better
-        self._stall = Stall()
         self._ahead: dict[TopicPartition, deque[int]] = {}  # where a former run's begins
 
     async def run(self, stop: anyio.Event) -> None:
@@ -135,7 +130,7 @@ class Pipeline:
 
         Raises the fatal error, after the drain.
         """
-        loops = (self._fetch, self._release, self.committer.run, self._observe)
+        loops = (self._fetch, self._release, self.committer.run, self.watch.run)
         await self.tasks.run(loops, stop, self._drain_and_commit)
 
     # --- records come in ----------------------------------------------------------------------
@@ -414,9 +409,7 @@ class Pipeline:
         self._drop()  # what a job has left to be submitted again meanwhile
         await self.committer.commit(self._committing)
         self.committer.revoked()
-        self.ends = self.starts = {}
-        self._stall = Stall()
-        self.pace.forget()
+        self.watch.forget()
         if partitions:
             log.info("revoked", partitions=sorted(map(str, partitions)))
 
@@ -499,22 +492,6 @@ class Pipeline:
         """Goes on after a halt, or with other settings."""
         self.burial.halt.lift()
         self._bells.work.ring()
-
-    # --- watching -----------------------------------------------------------------------------
-
-    async def _observe(self) -> None:
-        """Looks at the ends of the log: for the lag, and for a fetcher that died in silence."""
-        while True:
-            await anyio.sleep(OBSERVE_EVERY)
-            self.ends = await self.source.ends(OBSERVE_EVERY)
-            self.starts = await self.source.starts(OBSERVE_EVERY)
-            ready = set(self.ready())
-            checkpoints = self.ledger.last_committed()
-            here = {tp: end for tp, end in self.ends.items() if tp in checkpoints}
-            self.pace.look(self.clock(), here, checkpoints)
-            for tp in here:
-                behind = tp in ready and self.ledger.position(tp) < self.ends[tp]
-                self._stall.check(tp, self.ledger.position(tp), behind, self.clock())
 
 
 def _orphaned(works: Sequence[Work]) -> SourceError:

@@ -101,7 +101,7 @@ class Status:
             state=self.state()[0],
             memory_used_bytes=p.occupied(),
             checkpoint_age_seconds=now - p.committer.moved_at,
-            log_starts={tp: start for tp, start in p.starts.items() if tp in checkpoints},
+            log_starts={tp: start for tp, start in p.watch.starts.items() if tp in checkpoints},
             buffered_records=p.buffer.records + p.recovery.records,
             buffered_bytes=p.buffer.bytes,
             memory_limit_bytes=p.memory,
@@ -116,7 +116,11 @@ class Status:
             jobs=seen.states(jobs),
             checkpoints=checkpoints,
             visible={tp: ms / 1000 for tp in checkpoints if (ms := p.freshness.until(tp))},
-            lags={tp: self._end(tp) - offset for tp, offset in checkpoints.items() if tp in p.ends},
+            lags={
+                tp: self._end(tp) - offset
+                for tp, offset in checkpoints.items()
+                if tp in p.watch.ends
+            },
         )
 
     def _held(self) -> Wait:
@@ -136,17 +140,17 @@ class Status:
         than goes out at once, has caught up: a steady stream always has something on its way."""
         p = self._pipeline
         checkpoints = p.ledger.last_committed()
-        if not checkpoints.keys() <= p.ends.keys():
+        if not checkpoints.keys() <= p.watch.ends.keys():
             return None
         behind = len(p.buffer.closed) > p.gate.slots or any(
-            p.ends[tp] > p.ledger.position(tp) for tp in checkpoints
+            p.watch.ends[tp] > p.ledger.position(tp) for tp in checkpoints
         )
         left = sum(self._end(tp) - offset for tp, offset in checkpoints.items()) if behind else 0
-        return p.pace.catch_up(left)
+        return p.watch.pace.catch_up(left)
 
     def _end(self, tp: TopicPartition) -> int:
         """Of the log: looked up a while ago, and more may have been fetched since."""
-        return max(self._pipeline.ends[tp], self._pipeline.ledger.position(tp))
+        return max(self._pipeline.watch.ends[tp], self._pipeline.ledger.position(tp))
 
     def report(self) -> dict[str, Any]:
         """The body of `/status`."""
@@ -229,7 +233,7 @@ class Status:
         p = self._pipeline
         checkpoint = p.ledger.last_committed()[tp]
         visible = p.freshness.until(tp)
-        end = self._end(tp) if tp in p.ends else None
+        end = self._end(tp) if tp in p.watch.ends else None
         lag = None if end is None else end - checkpoint
         return {
             "topic": tp.topic,

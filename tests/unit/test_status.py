@@ -183,7 +183,7 @@ async def test_lag_is_never_below_nothing_although_the_end_was_looked_up_a_while
         await anyio.sleep(6.0)
         r.log.append(*[b"1"] * 10)
         await until(lambda: r.committed == 10)
-        assert r.pipeline.ends[P0] == 0
+        assert r.pipeline.watch.ends[P0] == 0
         assert r.status.gauges().lags[P0] == 0
 
 
@@ -193,7 +193,7 @@ async def test_what_was_fetched_counts_as_lag_before_the_end_is_looked_up_again(
         await anyio.sleep(6.0)
         r.log.append(*[b"1"] * 10)
         await until(lambda: r.pipeline.flights)
-        assert r.pipeline.ends[P0] == 0
+        assert r.pipeline.watch.ends[P0] == 0
         assert r.status.gauges().lags[P0] == 10
         [first, _] = r.status.report()["partitions"]
         assert (first["position"], first["end"], first["lag"]) == (10, 10, 10)
