@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import anyio
 import structlog
 
-from .attempts import Flight, RetrySettings
-from .batch import Batch, ClosedBy, Run, Span
+from .attempts import RetrySettings
+from .batch import ClosedBy, Run, Span
 from .bell import Bells
 from .buffer import Buffer
 from .burial import Burial
 from .committer import Committer
 from .delivery import Delivery
 from .errors import SourceError
-from .gate import Gate, LimitSettings
+from .gate import Gate
 from .identity import Identify
 from .intake import Intake
 from .jobs import Jobs
 from .metrics import Metrics
+from .outflow import Outflow
 from .plan import Work
 from .ports import Assignment, Checkpoint, DeadLetter, Fetched, Source
 from .record import Record, TopicPartition, footprint_of, ranges_of, size_of
@@ -31,7 +32,7 @@ from .schedule import Timetable
 from .tasks import Tasks
 from .units import Duration, Settings
 from .watch import Watch
-from .window import Cap, Windows
+from .window import Windows
 
 log = structlog.get_logger("sluiced.pipeline")
 
@@ -104,20 +105,29 @@ class Pipeline:
         self.committer = Committer(
             checkpoint, metrics, burial.halt, plans=plans, clock=clock, committed=bells.moved
         )
+        self.outflow = Outflow(
+            self.buffer,
+            self.committer,
+            gate,
+            delivery,
+            burial.halt,
+            metrics,
+            tasks,
+            bells,
+            clock=clock,
+        )
         if jobs is not None:
             jobs.join(
                 self.committer,
                 start=lambda job: tasks.start(partial(jobs.live, job)),
-                queue=self._queue_again,
+                queue=self.outflow.queue_again,
                 changed=bells.gone,
             )
         self.ledger = self.committer.ledger
         self.freshness = self.committer.freshness
         self.recovery = Recovery(name, identify)
         self.timetable = Timetable()
-        self.flights: dict[str, Flight] = {}
         self.member = False  # between an assignment and its revocation
-        self.closing = False  # nothing is begun any more, until the next assignment
         self.last_turn = clock()
         self.watch = Watch(source, self.ledger, self.ready, clock)
 
@@ -130,7 +140,7 @@ class Pipeline:
 
         Raises the fatal error, after the drain.
         """
-        loops = (self._fetch, self._release, self.committer.run, self.watch.run)
+        loops = (self._fetch, self.outflow.run, self.committer.run, self.watch.run)
         await self.tasks.run(loops, stop, self._drain_and_commit)
 
     # --- records come in ----------------------------------------------------------------------
@@ -190,7 +200,7 @@ class Pipeline:
 
     def _idle(self) -> bool:
         """Nothing is on its way out, and so nothing will give memory back by itself."""
-        return not (self.buffer.records or self.flights or self._burying)
+        return not (self.buffer.records or self.outflow.flights or self._burying)
 
     def finished(self) -> bool:
         """Nothing that was released is still on its way."""
@@ -203,7 +213,7 @@ class Pipeline:
             self.held()
             + self.buffer.occupied()
             + self.recovery.occupied()
-            + sum(f.batch.footprint + f.batch.size for f in self.flights.values())
+            + self.outflow.occupied()
             + sum(self._burying.values())
         )
 
@@ -297,7 +307,9 @@ class Pipeline:
 
     def _make_room(self) -> None:
         """Memory is full of open windows and nothing is on its way out: close the largest."""
-        stuck = self.occupied() >= self.memory and not self.buffer.closed and not self.flights
+        stuck = (
+            self.occupied() >= self.memory and not self.buffer.closed and not self.outflow.flights
+        )
         if stuck and self.buffer.close_largest():
             self._bells.work.ring()
 
@@ -315,59 +327,6 @@ class Pipeline:
             self._bells.left.ring()
             self._bells.moved()
 
-    # --- batches go out -----------------------------------------------------------------------
-
-    async def _release(self) -> None:
-        while True:
-            self.committer.propose(self.buffer.closed)
-            held = self.burial.halt.reason or self.closing
-            free = 0 if held else max(0, self.gate.slots - self.gate.taken)
-            if self.jobs is not None:
-                free = max(0, min(free, self.jobs.room - len(self.flights)))
-            if free and self.buffer.ripen(self.clock(), free):
-                continue
-            if free and (batch := self.buffer.next(self.committer.may_send)):
-                self._launch(batch)
-                continue
-            due = self.buffer.due_at(free)
-            await self._bells.work.heard(None if due is None else max(0.0, due - self.clock()))
-
-    def _launch(self, batch: Batch) -> None:
-        now = self.clock()
-        flight = Flight(batch, now, self.gate.enter(now), touched=now)
-        self.flights[batch.id] = flight
-        self.tasks.start(partial(self._deliver, flight))
-        self._bells.left.ring()
-
-    async def _deliver(self, flight: Flight) -> None:
-        batch, landing = flight.batch, None
-        try:
-            with flight.scope:
-                await self.delivery.deliver(flight)
-                if self.jobs is not None:
-                    return  # it is settled when its job is
-                landing = flight.landed(self.clock())
-                self.committer.settle_batch(batch)
-                for topic, count in Counter(r.topic for r in batch.skipped).items():
-                    self.metrics.skipped(topic, "collapsed", count)
-        finally:
-            del self.flights[batch.id]
-            self.gate.leave(self.clock(), landing)
-            self._cap_windows()
-            self._bells.gone()
-
-    # --- jobs ---------------------------------------------------------------------------------
-
-    def _queue_again(self, batch: Batch) -> None:
-        """What is to be submitted again goes before all that is new; also into the plan, where it
-        is not there yet."""
-        if self.committer.plan.knows(batch.id):
-            self.buffer.planned.append(batch)
-        else:
-            self.committer.withdraw(self.buffer.waiting)
-            self.buffer.waiting.appendleft(batch)
-        self._bells.work.ring()
-
     # --- membership ---------------------------------------------------------------------------
 
     def assigned(self, partitions: Mapping[TopicPartition, Assignment]) -> None:
@@ -380,23 +339,12 @@ class Pipeline:
                 firsts.setdefault(tp, []).append(first)
         self._ahead = {tp: deque(sorted(found)) for tp, found in firsts.items()}
         self.recovery.start(works if self.jobs is None else self.jobs.assigned(works), done)
-        if partitions:
-            self._take_share(len(partitions))
-        self.member, self.closing = True, False
+        self.member = True
+        if ours := len(partitions):
+            self.outflow.share(ours / max(ours, self.source.partitions))
+        self.outflow.open()
         self.metrics.rebalanced()
         log.info("assigned", partitions=sorted(map(str, partitions)), planned_batches=len(works))
-
-    def _take_share(self, assigned: int) -> None:
-        """Of what the limits are for the whole group: what our partitions are of all of them."""
-        self.gate.share(assigned / max(assigned, self.source.partitions), self.clock())
-        self._cap_windows()
-
-    def _cap_windows(self) -> None:
-        """A full window must fit into our part of a budget, since it goes out as one, and should be
-        of the size that serves best."""
-        budgets = self.gate.budgets
-        records = min(self.gate.size, budgets.least("records"))
-        self.buffer.windows.cap(Cap(records, budgets.least("bytes")))
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
         """Lets what is at the sink finish, within the drain's deadline; forgets the rest."""
@@ -404,8 +352,7 @@ class Pipeline:
         self._begin_no_more()
         if not self.burial.halt.reason:
             await self._emptied(self.drain)
-        await self._cancel_flights()
-        await self._leave_jobs()
+        await self.outflow.leave()
         self._drop()  # what a job has left to be submitted again meanwhile
         await self.committer.commit(self._committing)
         self.committer.revoked()
@@ -421,7 +368,7 @@ class Pipeline:
         Some time before it nothing more is begun, else a request that has just been made would be
         cut off there, and made again by whoever comes next.
         """
-        log.info("draining", in_flight=len(self.flights), seconds=self.drain)
+        log.info("draining", in_flight=len(self.outflow.flights), seconds=self.drain)
         if self.jobs is None:
             self._close_all("drain")
         else:
@@ -431,17 +378,15 @@ class Pipeline:
             if not self.burial.halt.reason:
                 await self._emptied(self.drain * part)
             self._begin_no_more()
-        await self._cancel_flights()
-        await self._leave_jobs()
+        await self.outflow.leave()
         outcome = await self.committer.commit(self._committing)
         log.info("drained", commit=outcome, left_for_next_time=self.ledger.owed())
 
     def _begin_no_more(self) -> None:
-        """What has not been sent yet will not be: a limit may hold it for longer than we have. Nor
-        will be what a batch at the sink leaves to be sent once more."""
-        self.closing = True
+        """What has not been sent yet will not be. Nor will be what a batch at the sink leaves to be
+        sent once more."""
+        self.outflow.close()
         self._drop()
-        self._abandon([f for f in self.flights.values() if f.held and not f.attempts])
 
     def _drop(self) -> None:
         """Forgets what has not been sent. It will be read again, under no plan of ours; but what
@@ -452,36 +397,10 @@ class Pipeline:
 
     async def _emptied(self, timeout: float) -> None:
         with anyio.move_on_after(timeout):
-            while self._leaving() or self.flights or self._burying:
+            while self.outflow.leaving() or self._burying:
                 await self._bells.left.heard()
 
-    def _leaving(self) -> bool:
-        """Whether a batch is still to be begun, or a job is about to be done."""
-        taking_in = self.jobs is not None and self.jobs.taking_in
-        return taking_in or (bool(self.buffer.closed) and not self.closing)
-
-    async def _cancel_flights(self) -> None:
-        self._abandon(self.flights.values())
-        while self.flights:
-            await self._bells.left.heard()
-
-    async def _leave_jobs(self) -> None:
-        """They are in the metadata, and go on without us."""
-        if self.jobs is not None:
-            self.jobs.leave()
-            while self.jobs.living:
-                await self._bells.left.heard()
-
-    def _abandon(self, flights: Iterable[Flight]) -> None:
-        """They stay in the plan, also those that were never sent: something after them may be done
-        already, and a plan without them would have a hole before it."""
-        for flight in flights:
-            log.warning("batch_abandoned", batch=flight.batch.id, records=len(flight.batch))
-            flight.scope.cancel()
-
-    def adopt(self, limits: LimitSettings, most_records: int | None) -> None:
-        self.gate.adopt(limits, self.clock(), most_records)
-        self._cap_windows()
+    # --- other settings -----------------------------------------------------------------------
 
     def adopt_retry(self, retry: RetrySettings) -> None:
         self.delivery.attempts.settings = retry

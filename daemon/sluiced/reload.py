@@ -269,7 +269,7 @@ class Reload:
         logs.configure(config.log)
         pipeline = self._pipeline
         pipeline.buffer.adopt(config.window)
-        pipeline.adopt(config.limits, most_records(config))
+        pipeline.outflow.adopt(config.limits, most_records(config))
         self._metrics.limits(pipeline.gate.limits)
         pipeline.memory, _ = memory(config)
         pipeline.drain = float(config.shutdown.drain)

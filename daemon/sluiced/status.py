@@ -52,7 +52,7 @@ class Status:
         if (idle := now - p.last_turn) > STUCK and not p.tasks.stopping:
             return f"nothing was fetched or waited for in {idle:.0f} s"
         if p.burial.halt.reason is None:
-            for flight in p.flights.values():
+            for flight in p.outflow.flights.values():
                 idle = now - flight.touched
                 if not flight.held and idle > 2 * self._attempt + 60:
                     return f"batch {flight.batch.id} has shown no sign of life for {idle:.0f} s"
@@ -105,7 +105,7 @@ class Status:
             buffered_records=p.buffer.records + p.recovery.records,
             buffered_bytes=p.buffer.bytes,
             memory_limit_bytes=p.memory,
-            in_flight_batches=len(p.flights),
+            in_flight_batches=len(p.outflow.flights),
             oldest_unflushed_seconds=self._waiting(now),
             stopped_partitions=len(p.source.stopped),
             sink_up=p.delivery.health.outage is None,
@@ -126,11 +126,11 @@ class Status:
     def _held(self) -> Wait:
         """By which limit the next request is held back, if by any."""
         p = self._pipeline
-        return p.gate.holding(p.clock()) if p.flights else NO_WAIT
+        return p.gate.holding(p.clock()) if p.outflow.flights else NO_WAIT
 
     def _waiting(self, now: float) -> float:
         """Seconds since the oldest record that is not done was buffered; 0 if there is none."""
-        since = [f.batch.since for f in self._pipeline.flights.values()]
+        since = [f.batch.since for f in self._pipeline.outflow.flights.values()]
         buffered = self._pipeline.buffer.since()
         return now - min([*since, *([] if buffered is None else [buffered])], default=now)
 
@@ -183,7 +183,7 @@ class Status:
                     "age_seconds": round(now - flight.started, 3),
                     "closed_by": flight.batch.closed_by,
                 }
-                for flight in p.flights.values()
+                for flight in p.outflow.flights.values()
             ],
             "jobs": None if p.jobs is None else seen.report(p.jobs.jobs, now, p.delivery.wall()),
             "schedule": {

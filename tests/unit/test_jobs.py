@@ -116,7 +116,7 @@ async def test_a_job_at_work_takes_no_memory_and_no_place_at_the_gate() -> None:
 
         assert r.pipeline.occupied() == 0
         assert r.gate.taken == 0
-        assert r.pipeline.flights == {}
+        assert r.pipeline.outflow.flights == {}
 
 
 async def test_no_more_jobs_are_at_work_than_the_api_takes() -> None:

@@ -428,7 +428,7 @@ async def test_a_halted_pipeline_with_an_old_window_is_at_rest() -> None:
             await anyio.sleep(60.0)
         trio.lowlevel.remove_instrument(steps)
         assert steps.left > 0, "it turns in circles"
-        assert not r.pipeline.flights
+        assert not r.pipeline.outflow.flights
         assert r.sink.requests == []
         r.pipeline.resume()
         await until(lambda: r.committed == 3)

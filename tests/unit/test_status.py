@@ -102,7 +102,7 @@ async def test_a_batch_that_waits_for_a_person_is_alive() -> None:
         r.log.append(b"1")
         await until(lambda: r.halt.reason)
         await anyio.sleep(2_000.0)
-        assert r.pipeline.flights
+        assert r.pipeline.outflow.flights
         assert r.status.live() is None
 
 
@@ -192,7 +192,7 @@ async def test_what_was_fetched_counts_as_lag_before_the_end_is_looked_up_again(
     async with r.running():
         await anyio.sleep(6.0)
         r.log.append(*[b"1"] * 10)
-        await until(lambda: r.pipeline.flights)
+        await until(lambda: r.pipeline.outflow.flights)
         assert r.pipeline.watch.ends[P0] == 0
         assert r.status.gauges().lags[P0] == 10
         [first, _] = r.status.report()["partitions"]
@@ -394,6 +394,6 @@ async def test_closed_batches_that_wait_behind_a_slow_one_are_counted() -> None:
     r = rig(hang)
     async with r.running():
         r.log.append(*[b"1"] * 25)
-        await until(lambda: r.pipeline.flights)
+        await until(lambda: r.pipeline.outflow.flights)
         await anyio.sleep(1.0)
         assert r.status.report()["queued_batches"] == len(r.pipeline.buffer.waiting) == 1

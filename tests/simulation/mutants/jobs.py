@@ -152,9 +152,9 @@ MUTANTS = [
     ),
     Mutant(
         "half-waits-for-the-others",
-        "pipeline",
-        "            self.committer.withdraw(self.buffer.waiting)\n            self.buffer",
-        "            self.buffer",
+        "outflow",
+        "            self._committer.withdraw(self._buffer.waiting)\n            self._buffer",
+        "            self._buffer",
         "The second half of a batch waits for room that batches behind it hold.",
         "run_jobs",
     ),

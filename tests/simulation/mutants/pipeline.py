@@ -7,17 +7,18 @@ from .mutant import Mutant
 MUTANTS = [
     Mutant(
         "settled-before-delivery",
-        "pipeline",
-        "await self.delivery.deliver(flight)",
-        "self.tasks.start(partial(self.delivery.deliver, flight))",
+        "outflow",
+        "await self._delivery.deliver(flight)",
+        "self._tasks.start(partial(self._delivery.deliver, flight))",
         "Records are done when they are sent and not when they are acknowledged.",
     ),
     Mutant(
         "settled-though-abandoned",
-        "pipeline",
-        "                await self.delivery.deliver(flight)\n",
+        "outflow",
+        "                await self._delivery.deliver(flight)\n",
+        "                import anyio\n"
         "                try:\n"
-        "                    await self.delivery.deliver(flight)\n"
+        "                    await self._delivery.deliver(flight)\n"
         "                except anyio.get_cancelled_exc_class():\n"
         "                    pass\n",
         "A batch that was given up in a drain counts as done.",
@@ -38,7 +39,7 @@ MUTANTS = [
     ),
     Mutant(
         "flights-survive-the-drain",
-        "pipeline",
+        "outflow",
         "            flight.scope.cancel()\n",
         "            pass\n",
         "Batches in flight are waited for however long they take.",
@@ -60,8 +61,8 @@ MUTANTS = [
     ),
     Mutant(
         "gate-never-left",
-        "pipeline",
-        "            self.gate.leave(self.clock(), landing)\n",
+        "outflow",
+        "            self._gate.leave(self._clock(), landing)\n",
         "            pass\n",
         "A slot of the gate is never given back.",
     ),
