@@ -271,7 +271,7 @@ class Reload:
         pipeline.buffer.adopt(config.window)
         pipeline.outflow.adopt(config.limits, most_records(config))
         self._metrics.limits(pipeline.gate.limits)
-        pipeline.memory, _ = memory(config)
+        pipeline.memory.limit, _ = memory(config)
         pipeline.drain = float(config.shutdown.drain)
         pipeline.adopt_retry(config.retry)
         pipeline.burial.adopt(config.dead_letter)

@@ -49,7 +49,7 @@ class Status:
         now = p.clock()
         if p.tasks.fatal is not None:
             return f"a task has died: {type(p.tasks.fatal).__name__}"
-        if (idle := now - p.last_turn) > STUCK and not p.tasks.stopping:
+        if (idle := now - p.inflow.last_turn) > STUCK and not p.tasks.stopping:
             return f"nothing was fetched or waited for in {idle:.0f} s"
         if p.burial.halt.reason is None:
             for flight in p.outflow.flights.values():
@@ -66,9 +66,9 @@ class Status:
             return "halted", p.burial.halt.reason
         if p.delivery.health.outage is not None:
             return "outage", p.delivery.health.outage
-        if not p.member:
+        if not p.inflow.member:
             return "starting", "no partitions have been assigned yet"
-        if not p.timetable.open and p.finished():
+        if not p.inflow.timetable.open and p.inflow.finished():
             active = p.buffer.windows.settings.active
             until = f"until {active.until(p.delivery.wall())}" if active else ""
             at_work = len(p.jobs.jobs) if p.jobs is not None else 0
@@ -99,17 +99,17 @@ class Status:
         jobs = () if p.jobs is None else p.jobs.jobs
         return Gauges(
             state=self.state()[0],
-            memory_used_bytes=p.occupied(),
+            memory_used_bytes=p.memory.occupied(),
             checkpoint_age_seconds=now - p.committer.moved_at,
             log_starts={tp: start for tp, start in p.watch.starts.items() if tp in checkpoints},
             buffered_records=p.buffer.records + p.recovery.records,
             buffered_bytes=p.buffer.bytes,
-            memory_limit_bytes=p.memory,
+            memory_limit_bytes=p.memory.limit,
             in_flight_batches=len(p.outflow.flights),
             oldest_unflushed_seconds=self._waiting(now),
             stopped_partitions=len(p.source.stopped),
             sink_up=p.delivery.health.outage is None,
-            active=p.timetable.open,
+            active=p.inflow.timetable.open,
             catch_up_seconds=nan if (left := self._catch_up()) is None else left,
             oldest_job_seconds=seen.oldest(jobs, now, p.delivery.wall()),
             job_unseen_seconds=seen.unseen(jobs, now),
@@ -189,7 +189,7 @@ class Status:
             "schedule": {
                 "active": None if window.active is None else str(window.active),
                 "align": None if window.align is None else str(window.align),
-                "open": p.timetable.open,
+                "open": p.inflow.timetable.open,
                 "changes_at": self._changes_at(),
             },
             "catch_up_seconds": None if (left := self._catch_up()) is None else round(left, 1),
@@ -201,7 +201,7 @@ class Status:
             "totals": p.metrics.totals(),
             "limits": [
                 {"name": "max_in_flight", "limit": p.gate.slots, "used": p.gate.taken},
-                {"name": "memory", "limit": p.memory, "used": p.occupied()},
+                {"name": "memory", "limit": p.memory.limit, "used": p.memory.occupied()},
                 *(
                     {
                         "name": b.name,

@@ -152,11 +152,11 @@ async def test_the_gauges_show_what_is_held_and_for_how_long() -> None:
         assert (gauges.buffered_records, gauges.buffered_bytes) == (2, 4)
         assert gauges.in_flight_batches == 1
         assert gauges.oldest_unflushed_seconds == pytest.approx(10.0, abs=0.1)
-        assert gauges.memory_limit_bytes == r.pipeline.memory
+        assert gauges.memory_limit_bytes == r.pipeline.memory.limit
         assert gauges.checkpoints == {P0: 0, P1: 0}
         assert gauges.lags == {P0: 10, P1: 2}
         assert gauges.log_starts == {P0: 0, P1: 0}
-        assert gauges.memory_used_bytes == r.pipeline.occupied() > 0
+        assert gauges.memory_used_bytes == r.pipeline.memory.occupied() > 0
         assert gauges.checkpoint_age_seconds == pytest.approx(10.0, abs=0.5), "nothing is done yet"
         assert gauges.state == "running"
 

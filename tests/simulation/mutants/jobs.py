@@ -63,9 +63,9 @@ MUTANTS = [
     ),
     Mutant(
         "jobs-records-sent",
-        "pipeline",
-        "            records = self.jobs.others(tp, records, fetched.end)\n",
-        "            self.jobs.others(tp, records, fetched.end)\n",
+        "inflow",
+        "            records = self._jobs.others(tp, records, fetched.end)\n",
+        "            self._jobs.others(tp, records, fetched.end)\n",
         "What is part of a job is put into a window again.",
         "run_jobs",
     ),
@@ -111,8 +111,8 @@ MUTANTS = [
     ),
     Mutant(
         "across-a-job",
-        "pipeline",
-        "                self.buffer.close_of(tp)\n        if recovering",
+        "inflow",
+        "                self._buffer.close_of(tp)\n        if recovering",
         "                pass\n        if recovering",
         "A batch has records on both sides of a job that stands in the plan.",
         "run_jobs",
