@@ -153,7 +153,7 @@ class Committer:
                 batch=formed.batch.id if formed.batch else None,
                 spans={str(tp): f"{a}-{b}" for tp, (a, b) in formed.work.spans.items()},
             )
-        if formed.exact or len(formed.work.spans) == formed.work.parts:
+        if formed.exact or not formed.work.apart:
             self._metrics.recovered("exact" if formed.exact else "changed", 1)
         self._ring()
 

@@ -12,7 +12,8 @@ them is not. As text, after a prefix that names the version:
 
 gap, "+", length; then "=" and the batch's id where it is open; "~" instead of "=" where only the
 newest record of each record id was sent; "*" and the number of partitions where the batch has more
-than one. A gap counts from the end of the entry before it, the first from the committed offset.
+than one, or "*0" once what it has of each is a batch of its own. A gap counts from the end of the
+entry before it, the first from the committed offset.
 
 Where the API makes a job of a batch there follow, each after an "@", the ids of the jobs that it
 has become one after the other, each for what the one before it left undone; and a bare "@" once
@@ -80,9 +81,9 @@ class UnreadablePlanError(SourceError):
 class Entry:
     """Offsets `first` to `last` of one partition. Without an `id` they are done.
 
-    `parts` is how many partitions the batch has; `collapsed` that it went without the records
-    which gave way to newer ones of the same id. `jobs` are what it has become, oldest first;
-    `written` that all that the last one says is written, and another one is to come.
+    `parts` is how many partitions the batch has, 0 if it was taken apart; `collapsed` that it went
+    without the records which gave way to newer ones of the same id. `jobs` are what it has become,
+    oldest first; `written` that all that the last one says is written, and another one is to come.
     """
 
     first: int
@@ -124,7 +125,7 @@ def _tail(entry: Entry) -> str:
     if not entry.id:
         return ""
     sign = "~" if entry.collapsed else "="
-    parts = f"*{entry.parts}" if entry.parts > 1 else ""
+    parts = f"*{entry.parts}" if entry.parts != 1 else ""
     return f"{sign}{entry.id}{parts}{_job_text(entry.jobs, entry.written)}"
 
 
@@ -181,9 +182,14 @@ class Work:
         return self.jobs[-1] if self.jobs and not self.written else None
 
     @property
+    def apart(self) -> bool:
+        """Whether it is part of a batch that was taken apart."""
+        return self.parts != len(self.spans)
+
+    @property
     def key(self) -> str:
         """Its own among all that are here: parts of a batch that was taken apart share its id."""
-        return self.id if self.parts == len(self.spans) else f"{self.id} {min(self.spans)}"
+        return self.id if not self.apart else f"{self.id} {min(self.spans)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +262,7 @@ class Plan:
             for tp, (first, last) in work.spans.items():
                 self._places.setdefault(tp, []).append(_Place(first, last, work))
             if work.jobs:  # they are not formed again: see `jobs`
-                work.durable = True
+                work.durable = not work.apart
                 self._works[work.key] = work
         for tp, ranges in done.items():
             self._places.setdefault(tp, []).extend(_Place(*span, None) for span in ranges)
@@ -299,8 +305,9 @@ class Plan:
 
     def keep(self, work: Work, batch: Batch, now: float = 0.0) -> None:
         """A batch of a former run is formed again, and may be a job by the name that it has in the
-        plan: so that stays as it is, whatever the batch is now."""
-        work.durable, work.since = True, now
+        plan: so that stays as it is, whatever the batch is now. But whoever has all of its
+        partitions next must know that parts of it may be jobs of their own by then."""
+        work.durable, work.since = not work.apart, now
         self._works[batch.id] = work
 
     def remove(self, batch_id: str) -> None:

@@ -230,6 +230,7 @@ def regrouped(
         example = next(iter(parts.values()))
         groups = [spans] if whole else [{tp: span} for tp, span in spans.items()]
         works += [
-            Work(name, example.parts, example.collapsed, group, jobs, written) for group in groups
+            Work(name, len(group) if whole else 0, example.collapsed, group, jobs, written)
+            for group in groups
         ]
     return works, done, taken_apart

@@ -43,7 +43,7 @@ def plans(draw: st.DrawFn) -> tuple[int, list[Entry]]:
         if draw(st.booleans()):
             entries.append(Entry(first, end - 1))
         else:
-            parts, collapse = draw(st.integers(1, 999)), draw(st.booleans())
+            parts, collapse = draw(st.integers(0, 999)), draw(st.booleans())
             name = draw(st.text("0123456789abcdef", min_size=32, max_size=32))
             entries.append(Entry(first, end - 1, name, parts, collapse))
     return offset, entries

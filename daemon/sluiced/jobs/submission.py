@@ -32,7 +32,7 @@ def name_of(work_id: str, attempt: int, part: TopicPartition | None = None) -> s
 
 def _names(work: Work, *, doubtful: bool) -> tuple[str, list[str]]:
     """Its own name, and under which ones it may have been submitted before."""
-    attempt, parted = len(work.jobs) + 1, work.parts != len(work.spans)
+    attempt, parted = len(work.jobs) + 1, work.apart
     name = name_of(work.id, attempt, min(work.spans) if parted else None)
     if not doubtful:
         return name, []
