@@ -36,7 +36,7 @@ class Bells:
         self._jobs_moved = jobs_moved
 
     def moved(self) -> None:
-        """Books have: a batch may be released, and a job go on."""
+        """The books say something else: a batch may be released, and a job go on."""
         self.work.ring()
         if self._jobs_moved is not None:
             self._jobs_moved()

@@ -10,7 +10,7 @@ from .batch import Run
 class Memory:
     """`limit` is the budget in bytes for records on their way through the line, and for what the
     sink holds besides: so many bytes of answers, and of bodies larger than their records, as `held`
-    tells. Each of the `parts` tells what it occupies; nothing is counted twice or written down.
+    tells. What is occupied is not kept count of: each of the `parts` is asked.
     """
 
     def __init__(self, limit: int, held: Callable[[], int], *parts: Callable[[], int]) -> None:
