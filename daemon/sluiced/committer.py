@@ -236,7 +236,7 @@ class Committer:
         for work in carried:
             work.durable = True
             self._metrics.planned(self._clock() - work.since)
-        if marks:
+        if marks or carried:
             self._committed()
         return "ok"
 
