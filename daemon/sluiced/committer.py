@@ -17,10 +17,11 @@ from .bell import Bell
 from .burial import Halt
 from .freshness import Freshness
 from .ledger import Ledger
+from .metadata import Entry, ForeignPlanError, decode
 from .metrics import Metrics
-from .plan import Entry, ForeignPlanError, Plan, Work, decode
+from .plan import Plan, Work
 from .ports import Assignment, Checkpoint, CommitOutcome, Mark
-from .record import Range, TopicPartition
+from .record import Range, TopicPartition, without
 from .recovery import Formed, regrouped
 
 log = structlog.get_logger("sluiced.committer")
@@ -134,6 +135,16 @@ class Committer:
             Span(tp, self.ledger.epoch(tp) or 0, tuple(owed))
             for tp, span in work.spans.items()
             if (owed := self.ledger.owed_within(tp, *span))
+        )
+
+    def settle_besides(self, batch: Batch, work: Work) -> None:
+        """What is still owed within the range of this work is done, but for the batch's own: none
+        of it was left when the work became a job, which has come to nothing since."""
+        own = {span.tp: span.ranges for span in batch.covers}
+        self.settle(
+            Span(tp, self.ledger.epoch(tp) or 0, rest)
+            for tp, span in work.spans.items()
+            if (rest := without(self.ledger.owed_within(tp, *span), own.get(tp, ())))
         )
 
     def changed(self) -> None:

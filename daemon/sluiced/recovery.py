@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from .batch import Batch, Run
 from .identity import Identify
-from .plan import Entry, Work
+from .metadata import Entry
+from .plan import Work
 from .record import Range, Record, TopicPartition
 from .window import collapsed
 

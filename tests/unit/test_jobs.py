@@ -23,8 +23,9 @@ from sluiced.gate import LimitSettings
 from sluiced.intake import RecordSettings
 from sluiced.jobs import seen
 from sluiced.jobs.book import Job
+from sluiced.metadata import Entry, decode, encode
 from sluiced.outcome import DELIVERED, Again, Refused, TooLarge, Verdict
-from sluiced.plan import Entry, Work, decode, encode
+from sluiced.plan import Work
 from sluiced.ports import JobResult, Progress, Submitted, Undecided
 from sluiced.record import OVERHEAD, TopicPartition
 from sluiced.schedule import Active
@@ -863,6 +864,25 @@ async def test_a_job_that_failed_for_no_reason_with_a_name_is_cut_likewise() -> 
     assert r.dead_letters.offsets == [5]
     assert r.dead_letters.letters[0].attempts == 1
     assert r.answers.offsets == [0, 1, 2, 3, 4, 6, 7]
+
+
+async def test_a_batch_is_cut_although_a_job_of_it_has_hidden_what_was_invalid_in_it() -> None:
+    """A new daemon reads past what is part of a job, and so knows nothing of the invalid ones."""
+    log = Log(P0)
+    for value in (b"{}", b"not JSON", b"{}"):
+        log.append(value)
+    r = JobRig(FakeJobSink(), log, window=window(2))
+    r.api.failures = [Progress("failed", queue_full=True, error="enqueued token limit reached")]
+    r.api.poll_script = [Again("status", "unavailable", "503")] * 9
+    await crash(r, lambda: [jobs for _, _, jobs, _ in jobs_in_plan(r)] == [("job_0",)])
+    r.api.script = [Refused("400", "something in it is wrong")]
+    restart(r)
+    async with r.running():
+        await until(lambda: r.committed == 3, HOUR)
+
+    assert r.dead_letters.offsets == [1]
+    assert r.answers.offsets == [0, 2]
+    assert sorted(r.api.offsets) == [[0], [0, 2], [2]]
 
 
 async def test_a_batch_is_cut_as_often_as_it_takes_though_the_plan_is_full() -> None:

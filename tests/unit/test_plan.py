@@ -8,18 +8,17 @@ from fakes import P0, P1, P2, records_at
 from sluiced.batch import Batch, Run, Span
 from sluiced.identity import identity
 from sluiced.ledger import Ledger
-from sluiced.plan import (
+from sluiced.metadata import (
     LEAST_LIMIT,
     PREFIX,
     Entry,
     ForeignPlanError,
-    Plan,
     UnreadablePlanError,
-    Work,
     decode,
     encode,
     jobs_that_fit,
 )
+from sluiced.plan import Plan, Work
 from sluiced.record import TopicPartition
 from sluiced.window import collapsed
 from strategies import steady

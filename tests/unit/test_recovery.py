@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fakes import P0, P1, P2, FakeRecord, offsets, records_at
 from sluiced.batch import Batch, Run
 from sluiced.identity import identity
-from sluiced.plan import Entry, Work
+from sluiced.metadata import Entry
+from sluiced.plan import Work
 from sluiced.record import TopicPartition
 from sluiced.recovery import Formed, Recovery, regrouped
 from sluiced.window import collapsed

@@ -12,9 +12,10 @@ from ..batch import Batch
 from ..budgets import Cost
 from ..burial import Burial
 from ..errors import SourceError
+from ..metadata import JOB_ID
 from ..metrics import Metrics
 from ..outcome import Again, Fate, Refused, TooLarge, Verdict
-from ..plan import JOB_ID, Work
+from ..plan import Work
 from ..ports import DeadLetter, JobSink, Reason, Submitted, Undecided
 from ..prices import Usage
 from ..record import TopicPartition
