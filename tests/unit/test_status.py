@@ -199,6 +199,17 @@ async def test_what_was_fetched_counts_as_lag_before_the_end_is_looked_up_again(
         assert (first["position"], first["end"], first["lag"]) == (10, 10, 10)
 
 
+async def test_after_a_rebalance_the_end_of_the_log_is_not_known_until_it_is_looked_up() -> None:
+    r = rig()
+    async with r.running():
+        await anyio.sleep(6.0)
+        assert r.status.report()["partitions"][0]["end"] == 0
+        await r.source.rebalance([P0])
+        assert r.status.report()["partitions"][0]["end"] is None
+        await anyio.sleep(6.0)
+        assert r.status.report()["partitions"][0]["end"] == 0
+
+
 async def test_the_report_has_all_that_is_promised() -> None:
     r = rig(then=after(8.0))
     async with r.running():
