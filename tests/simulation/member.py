@@ -13,7 +13,7 @@ import anyio
 import trio
 from prometheus_client import CollectorRegistry
 
-import sluiced.pipeline
+import sluiced.inflow
 from sluiced.attempts import RetrySettings
 from sluiced.burial import Burial, DeadLetterSettings, Halt
 from sluiced.delivery import Delivery
@@ -73,7 +73,7 @@ def wall() -> float:
 def build(member: SimMember) -> Pipeline:
     """The pipeline of a member, as `app` puts it together."""
     scenario = member.world.scenario
-    sluiced.pipeline.POLL = scenario.poll
+    sluiced.inflow.POLL = scenario.poll
     metrics = Metrics(NAME, _Unread())
     limits = LimitSettings(
         max_in_flight="auto" if scenario.auto else scenario.max_in_flight,

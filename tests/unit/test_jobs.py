@@ -122,9 +122,9 @@ async def test_a_job_at_work_takes_no_memory_and_no_place_at_the_gate() -> None:
         await until(lambda: len(r.api.jobs) == 2)
         await anyio.sleep(20)
 
-        assert r.pipeline.occupied() == 0
+        assert r.pipeline.memory.occupied() == 0
         assert r.gate.taken == 0
-        assert r.pipeline.flights == {}
+        assert r.pipeline.outflow.flights == {}
 
 
 async def test_no_more_jobs_are_at_work_than_the_api_takes() -> None:
@@ -265,7 +265,7 @@ async def test_a_new_daemon_goes_on_polling_and_submits_nothing_again() -> None:
     async with r.running():
         await anyio.sleep(5)
         assert r.pipeline.ledger.owed() == 25
-        assert r.pipeline.occupied() == 0
+        assert r.pipeline.memory.occupied() == 0
         await until(lambda: r.committed == 25, HOUR)
 
     assert len(r.api.submissions) == 3
@@ -340,7 +340,7 @@ async def test_outside_its_hours_the_state_tells_of_jobs_that_are_looked_after()
     r.window = WindowSettings(max_records=5, max_age=Duration(2), active=later)
     restart(r)
     async with r.running():
-        await until(lambda: r.pipeline.member)
+        await until(lambda: r.pipeline.inflow.member)
         await anyio.sleep(1)
         state, text = Status(r.pipeline, attempt=90.0).state()
         await until(lambda: r.committed == 10, HOUR)
