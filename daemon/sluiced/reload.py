@@ -24,6 +24,9 @@ from .errors import ConfigError, SluicedError
 from .kafka import KafkaDeadLetters
 from .metrics import Metrics
 from .pipeline import Pipeline
+from .sinks import kinds
+from .sinks.job_settings import JobSettings
+from .sinks.settings import SinkSettings
 from .sinks.switch import Switch
 from .status import Status
 from .units import Settings
@@ -160,14 +163,26 @@ def _values(settings: Settings, path: str = "") -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def needing_restart(differing: Mapping[str, tuple[Any, Any]]) -> list[str]:
+def needing_restart(
+    differing: Mapping[str, tuple[Any, Any]], sink: SinkSettings | None = None
+) -> list[str]:
     """Those of the changes that a running daemon cannot follow; a block stands for its keys."""
     found: list[str] = []
     for key, (old, new) in differing.items():
         within = any(key.startswith(f"{block}.") for block in found)
-        if not within and (rule_of(key) or _always)(old, new):
+        rule = None if sink is not None and _foreign(key, sink) else rule_of(key)
+        if not within and (rule or _always)(old, new):
             found.append(key)
     return found
+
+
+def _foreign(key: str, sink: SinkSettings) -> bool:
+    """Whether it is a key of somebody else's sink, of which a rule with the same name says nothing:
+    jobs, for one, would not be found behind another `url`."""
+    if not key.startswith("sink.") or isinstance(sink, kinds.OWN):
+        return False
+    common = fields(JobSettings if isinstance(sink, JobSettings) else SinkSettings)
+    return key not in {"sink.type", *(f"sink.{info.encode_name}" for info in common)}
 
 
 def memory(config: Config) -> tuple[int, int]:
@@ -245,7 +260,7 @@ class Reload:
         changed.
         """
         differing = changes(self.config, config)
-        if keys := needing_restart(differing):
+        if keys := needing_restart(differing, config.sink):
             raise ConfigError(
                 f"these need a restart: {', '.join(keys)}",
                 "Nothing of the file is in use. Restart, or put these back and reload.",

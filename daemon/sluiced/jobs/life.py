@@ -105,8 +105,8 @@ class Life:
         which = f"{job.work.at_work} of batch {job.work.id}"
         if found.state == "missing":
             return (
-                f"the API knows no job {which}, whose results are wanted: if sink.type, "
-                f"sink.base_url or the account of sink.api_key has changed, {TO_DO}"
+                f"the API knows no job {which}, whose results are wanted: if what [sink] leads to "
+                f"(its type, address or account) has changed, {TO_DO}"
             )
         if found.state == "ended" and found.cancelled and self._sink.on_cancel == "halt":
             return (

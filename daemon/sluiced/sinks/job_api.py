@@ -15,18 +15,18 @@ from .. import __version__
 from ..batch import Batch
 from ..errors import SluicedError
 from ..feedback import Feedback
-from ..outcome import Again, Outcome, Refused
-from ..ports import BrokenResultsError, Identifies, OnCancel, Progress
+from ..outcome import Again, Refused
+from ..ports import BrokenResultsError, Progress
 from ..prices import Usage
 from ..record import Record
 from ..units import Secret
 from . import estimate
 from .connector import session
 from .credentials import Credentials
-from .custom_ids import CustomIds
 from .items import excerpt
 from .job_answers import LATER, Said
-from .job_settings import JobSettings
+from .job_settings import ProviderSettings
+from .job_sink import ConfiguredJobSink
 from .prompt import Prompt
 from .settings import Line
 from .transport import lost
@@ -36,18 +36,17 @@ LARGEST_ANSWER = 64 * 1024**2  # bytes of a single document, and of one line of 
 SKEW = 3600.0  # seconds by which the clocks of a producer and of the API may differ
 
 
-class JobApi:
-    """Base of the sinks that make jobs."""
+class JobApi(ConfiguredJobSink):
+    """Base of the sinks that make jobs at a provider."""
 
+    settings: ProviderSettings
     key_header = "Authorization"
     key_prefix = "Bearer "
     list_path = ""
     after = "after"  # the name of the parameter for what comes behind a page
 
-    def __init__(self, settings: JobSettings, line: Line) -> None:
-        self.settings = settings
-        self.line = line
-        self.ids = CustomIds(line.name, line.topics)
+    def __init__(self, settings: ProviderSettings, line: Line) -> None:
+        super().__init__(settings, line)
         self._prompt: Prompt | None = None
         if settings.prompt is not None:
             self._prompt = Prompt(settings.prompt, json=line.record.format == "json")
@@ -60,28 +59,6 @@ class JobApi:
         self.doubts: dict[str, float] = {}
         self.told: Feedback | None = None
         self.clock = time.monotonic
-
-    # --- what every sink is ---------------------------------------------------------------------
-
-    @property
-    def identifies(self) -> Identifies:
-        return "batch"
-
-    @property
-    def objections_needed(self) -> bool:
-        return True
-
-    @property
-    def most_jobs(self) -> int:
-        return self.settings.max_jobs
-
-    @property
-    def poll_every(self) -> float:
-        return float(self.settings.poll)
-
-    @property
-    def on_cancel(self) -> OnCancel:
-        return self.settings.on_cancel
 
     def body(self, record: Record) -> bytes:
         """Of the request that is made of this record: JSON."""
@@ -98,12 +75,6 @@ class JobApi:
         if record.value is None:
             return "a tombstone is no prompt; set [record] on_tombstone to skip or dead-letter"
         return None if record.value.lstrip()[:1] == b"{" else "the value is not a JSON object"
-
-    async def send(self, batch: Batch) -> Outcome:
-        raise SluicedError(
-            "a sink of jobs does not answer at once, and takes no batches from a tool",
-            "Send the records back into their topic instead, with dead-letters redrive --to topic.",
-        )
 
     async def open(self) -> None:
         self._credentials.reveal()

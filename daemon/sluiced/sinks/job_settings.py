@@ -1,16 +1,17 @@
-"""What the sinks have in common that make jobs: `[sink]`, and where to reach the API."""
+"""What the sinks have in common that make jobs: `[sink]`; and what those of providers have."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from msgspec import Meta
 
 from ..errors import Problem
 from ..intake import Format
-from ..ports import SILENCE, OnCancel
+from ..ports import SILENCE, JobSink, OnCancel
 from ..prices import Usage
 from ..units import Duration, Secret, Size
 from . import estimate
@@ -44,20 +45,63 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 }
 
 
+class ConfiguredJobs(ConfiguredSink, JobSink, Protocol):
+    """What a configuration of jobs is built into."""
+
+
 class JobSettings(SinkSettings, frozen=True, kw_only=True):
-    """[sink] of an API that makes a job of a batch.
+    """[sink] of whatever makes a job of a batch.
 
     `poll` is how often a job is looked at, at first; `max_jobs` how many may be at work at once;
-    `on_cancel` what becomes of what a job had not done when somebody cancelled it. `timeout` counts
-    from the last byte of a request: see `uploads`. `prompt` is the body of a request with holes for
-    what a record says; without it a record is one.
+    `on_cancel` what becomes of what a job had not done when somebody cancelled it.
+    """
+
+    poll: Duration = Duration(30)
+    max_jobs: Annotated[int, Meta(ge=1)] = 20
+    on_cancel: OnCancel = "again"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.poll <= 0:
+            raise ValueError("poll must be more than 0s")
+        if self.poll > SILENCE:
+            raise ValueError(
+                f"poll must be at most {Duration(SILENCE)}: an API that has said nothing of a job "
+                "for longer counts as silent"
+            )
+
+    @property
+    def identified_by(self) -> Literal["batch"]:
+        return "batch"
+
+    @property
+    def model(self) -> str:
+        """That of all requests; "" where records say it, or where there is none."""
+        return ""
+
+    @property
+    def least(self) -> Usage | None:
+        """What the request for a record takes that brings nothing; None where that is not known."""
+        return None
+
+    @abstractmethod
+    def build(self, line: Line) -> ConfiguredJobs:
+        """See SinkSettings."""
+
+    def problems(self, line: Line) -> Iterator[Problem]:
+        if line.window.collapse:
+            yield Problem("window.collapse", "a job's records do not collapse; remove it")
+
+
+class ProviderSettings(JobSettings, frozen=True, kw_only=True):
+    """[sink] of an API of jobs over HTTP.
+
+    `timeout` counts from the last byte of a request: see `uploads`. `prompt` is the body of a
+    request with holes for what a record says; without it a record is one.
     """
 
     api_key: Secret
     base_url: str
-    poll: Duration = Duration(30)
-    max_jobs: Annotated[int, Meta(ge=1)] = 20
-    on_cancel: OnCancel = "again"
     timeout: Duration = Duration(300)
     connect_timeout: Duration = Duration(10)
     prompt: dict[str, Any] | None = None
@@ -69,13 +113,8 @@ class JobSettings(SinkSettings, frozen=True, kw_only=True):
             raise ValueError('base_url must look like "https://host/path", without a user')
         if parts.query or parts.fragment:
             raise ValueError("base_url takes no query and no fragment")
-        if self.poll <= 0 or self.connect_timeout <= 0:
-            raise ValueError("poll must be more than 0s, and so must connect_timeout")
-        if self.poll > SILENCE:
-            raise ValueError(
-                f"poll must be at most {Duration(SILENCE)}: an API that has said nothing of a job "
-                "for longer counts as silent"
-            )
+        if self.connect_timeout <= 0:
+            raise ValueError("connect_timeout must be more than 0s")
         if self.prompt is not None:
             try:
                 Prompt(self.prompt)
@@ -88,23 +127,17 @@ class JobSettings(SinkSettings, frozen=True, kw_only=True):
         return ""
 
     @property
-    def identified_by(self) -> Literal["batch"]:
-        return "batch"
-
-    @property
     def longest(self) -> float:
         return super().longest + self.max_bytes / SLOWEST
 
     @property
     def least(self) -> Usage | None:
-        """What the request for a record takes that brings nothing; None where records say it."""
         if self.prompt is None:
             return None
         return estimate.of(Prompt(self.prompt).constant, self.asks)
 
     @property
     def model(self) -> str:
-        """That of all requests; "" where records say it."""
         found = (self.prompt or {}).get("model")
         return found if isinstance(found, str) and "$" not in found else ""
 
@@ -116,8 +149,7 @@ class JobSettings(SinkSettings, frozen=True, kw_only=True):
     def problems(self, line: Line) -> Iterator[Problem]:
         yield from self._unfit(line.record.format)
         yield from self._too_many(line.window.max_records)
-        if line.window.collapse:
-            yield Problem("window.collapse", "a job's records do not collapse; remove it")
+        yield from super().problems(line)
         if in_the_clear(self.base_url):
             yield Problem(
                 "sink.base_url",
@@ -165,7 +197,7 @@ class JobSettings(SinkSettings, frozen=True, kw_only=True):
             yield Problem("sink.prompt", text, "warning")
 
 
-class OpenAIBatchSettings(JobSettings, frozen=True, tag_field="type", tag="openai-batch"):
+class OpenAIBatchSettings(ProviderSettings, frozen=True, tag_field="type", tag="openai-batch"):
     """[sink] type = "openai-batch"."""
 
     base_url: str = "https://api.openai.com/v1"
@@ -181,13 +213,15 @@ class OpenAIBatchSettings(JobSettings, frozen=True, tag_field="type", tag="opena
     def summary(self) -> str:
         return f"batches of {self.endpoint} at {self.origin}"
 
-    def build(self, line: Line) -> ConfiguredSink:
+    def build(self, line: Line) -> ConfiguredJobs:
         from .openai_batch import OpenAIBatch
 
         return OpenAIBatch(self, line)
 
 
-class AnthropicBatchSettings(JobSettings, frozen=True, tag_field="type", tag="anthropic-batch"):
+class AnthropicBatchSettings(
+    ProviderSettings, frozen=True, tag_field="type", tag="anthropic-batch"
+):
     """[sink] type = "anthropic-batch"."""
 
     base_url: str = "https://api.anthropic.com/v1"
@@ -202,7 +236,7 @@ class AnthropicBatchSettings(JobSettings, frozen=True, tag_field="type", tag="an
     def summary(self) -> str:
         return f"message batches at {self.origin}"
 
-    def build(self, line: Line) -> ConfiguredSink:
+    def build(self, line: Line) -> ConfiguredJobs:
         from .anthropic_batch import AnthropicBatch
 
         return AnthropicBatch(self, line)

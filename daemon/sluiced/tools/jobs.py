@@ -230,6 +230,6 @@ async def _opened(config: Config) -> AsyncIterator[JobSink]:
     sink = config.sink.build(config.line)
     await sink.open()
     try:
-        yield cast("JobSink", sink)
+        yield sink
     finally:
         await sink.close()
