@@ -8,11 +8,25 @@ Write a `Stand`, which knows the real thing behind the sink, and derive the test
             async with MyStand() as stand:
                 yield stand
 
+Of a sink of jobs they are `JobStand` and `JobContract`.
+
 They are run by pytest with anyio's own plugin. What the real thing cannot be made to do in a test
 is left out of the stand, and the tests that need it are skipped and say so.
 """
 
 from .contract import SinkContract, deliver, delivered
+from .job_contract import JobContract
+from .job_stand import JobStand
 from .stand import PlainRecord, Stand, batch_of, read
 
-__all__ = ["PlainRecord", "SinkContract", "Stand", "batch_of", "deliver", "delivered", "read"]
+__all__ = [
+    "JobContract",
+    "JobStand",
+    "PlainRecord",
+    "SinkContract",
+    "Stand",
+    "batch_of",
+    "deliver",
+    "delivered",
+    "read",
+]

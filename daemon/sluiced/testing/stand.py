@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -90,7 +90,10 @@ class Stand(ABC):
         return batch_of(self.records(*numbers), self.line.name)
 
 
-def read(kind: type[SinkSettings], **keys: Any) -> SinkSettings:
+S = TypeVar("S", bound=SinkSettings)
+
+
+def read(kind: type[S], **keys: Any) -> S:
     """Settings from keys as they stand in a file. Raises msgspec.ValidationError."""
     table = {"type": kind.__struct_config__.tag, **keys}
     return msgspec.convert(table, kind, strict=True, dec_hook=decode)
