@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from databases.postgres import Postgres, programs
 from harness.maven import UnavailableError
 from harness.tools import require
 from search.opensearch import OPENSEARCH, OpenSearch
+
+EXAMPLE = Path(__file__).parents[1] / "docs/example"
 
 
 def pytest_configure() -> None:
@@ -63,6 +67,19 @@ def collected() -> Iterator[None]:
 def anyio_backend() -> str:
     """aiokafka knows asyncio alone; the simulation overrides this with trio."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where docs/example, a package with sinks of somebody else's, is installed and importable
+    from."""
+    target = tmp_path_factory.mktemp("site")
+    pip = f"{sys.executable} -m pip install --quiet --disable-pip-version-check --no-deps"
+    command = [*pip.split(), "--target", str(target), str(EXAMPLE)]
+    subprocess.run(command, check=True, capture_output=True)
+    sys.path.insert(0, str(target))
+    yield target
+    sys.path.remove(str(target))
 
 
 @pytest.fixture(scope="session")

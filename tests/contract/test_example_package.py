@@ -1,4 +1,4 @@
-"""docs/example, a package with a sink of its own: built, installed and used as its author would."""
+"""docs/example, a package with sinks of its own: built, installed and used as its author would."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from sluiced.intake import RecordSettings
 from sluiced.sinks import kinds
 from sluiced.sinks.settings import Line, SinkSettings
 from sluiced.testing import SinkContract, Stand, read
-
-EXAMPLE = Path(__file__).parents[2] / "docs/example"
 
 CONFIG = """\
 name = "pages"
@@ -36,18 +34,6 @@ file = "/var/lib/pages.db"
 [dead_letter]
 topic = "pages.dead"
 """
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the package is installed, and importable from."""
-    target = tmp_path_factory.mktemp("site")
-    pip = f"{sys.executable} -m pip install --quiet --disable-pip-version-check --no-deps"
-    command = [*pip.split(), "--target", str(target), str(EXAMPLE)]
-    subprocess.run(command, check=True, capture_output=True)
-    sys.path.insert(0, str(target))
-    yield target
-    sys.path.remove(str(target))
 
 
 class Database(Stand):
@@ -130,4 +116,4 @@ def test_a_package_that_cannot_be_loaded_is_named(site: Path, tmp_path: Path) ->
             (broken / info.name / name).write_text((info / name).read_text())
     code, said = check(tmp_path, broken)
     assert code == 2
-    assert "the sink sqlite of sluiced-sqlite cannot be loaded: ModuleNotFoundError" in said
+    assert "the sink sqlite of sluiced-examples cannot be loaded: ModuleNotFoundError" in said

@@ -85,8 +85,19 @@ poll = "200ms"
 topic = "{topic}.answers"
 {results}
 """
+_SPOOL = """
+[sink]
+type = "spool"
+directory = "{spool}"
+poll = "200ms"
+{sink}
+
+[results]
+topic = "{topic}.answers"
+"""
 CONFIG = _HEAD + _HTTP + _TAIL
 JOBS = _HEAD + _JOBS + _TAIL
+SPOOL = _HEAD + _SPOOL + _TAIL  # the sink of jobs of docs/example
 
 
 async def until(met: Callable[[], object], what: str, seconds: float = 40.0) -> None:
