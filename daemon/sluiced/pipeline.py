@@ -533,9 +533,17 @@ class Pipeline:
         self.recovery.drop()
 
     async def _emptied(self, timeout: float) -> None:
+        """Waits in vain for nothing: what a limit holds for longer than that is left at once."""
+        end = self.clock() + timeout
         with anyio.move_on_after(timeout):
-            while self._leaving() or self.flights or self._burying:
-                await self._left.heard()
+            while (self._leaving() or self.flights or self._burying) and not self._held_beyond(end):
+                await self._left.heard(POLL)
+
+    def _held_beyond(self, end: float) -> bool:
+        """Whether nothing is under way, and a limit lets nothing through until then."""
+        taking_in = self.jobs is not None and self.jobs.taking_in
+        under_way = taking_in or self._burying or not all(f.held for f in self.flights.values())
+        return not under_way and self.clock() + self.gate.holding(self.clock()).seconds > end
 
     def _leaving(self) -> bool:
         """Whether a batch is still to be begun, or a job is about to be done."""
@@ -558,8 +566,9 @@ class Pipeline:
         """They stay in the plan, also those that were never sent: something after them may be done
         already, and a plan without them would have a hole before it."""
         for flight in flights:
-            log.warning("batch_abandoned", batch=flight.batch.id, records=len(flight.batch))
-            flight.scope.cancel()
+            if not flight.scope.cancel_called:
+                log.warning("batch_abandoned", batch=flight.batch.id, records=len(flight.batch))
+                flight.scope.cancel()
 
     def adopt(self, limits: LimitSettings, most_records: int | None) -> None:
         self.gate.adopt(limits, self.clock(), most_records)
