@@ -18,6 +18,10 @@ from .words import UnclearError, Words
 # As much of an API's explanation as a dead letter and a log line take, in characters.
 LONGEST_TEXT = 500
 
+# How much of it is looked at for that, and what is left out at the end of so much: it may be the
+# first half of a secret, and secrets are shorter.
+_LOOKED_AT, _DOUBTFUL = 65_536, 16_384
+
 _COMPARE = "compare sink.response id with record.id and sink.body.item"
 
 # Which of two verdicts on one record holds: what is rejected once stays so.
@@ -33,9 +37,12 @@ _encode = msgspec.json.Encoder().encode
 
 def excerpt(value: Any, scrub: Scrub) -> str:
     """An API's explanation, of whatever JSON type, as one line that may be shown."""
-    text = value if isinstance(value, str) else _encode(value).decode()
+    text = (value if isinstance(value, str) else _encode(value).decode()).lstrip()
     # Scrubbed before it is cut, so that no half of a secret is left at the end.
-    line = " ".join(scrub(text).split())[:LONGEST_TEXT]
+    clean = scrub(text[:_LOOKED_AT])
+    if len(text) > _LOOKED_AT:
+        clean = clean[:-_DOUBTFUL]
+    line = " ".join(clean.split())[:LONGEST_TEXT]
     # It may end up on a terminal, which obeys some of what cannot be printed.
     return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
 
