@@ -6,6 +6,7 @@ stops, kills or freezes a broker for long takes one of its own.
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def logs() -> None:
     """What one test has configured of logging is not the next one's."""
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """What a test leaves to the garbage collector is found in that test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
-"""Builds the objects from a configuration and runs them until told to stop."""
+"""Builds the objects from a configuration, and starts and stops them in order."""
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,31 +12,27 @@ from typing import cast
 
 import anyio
 import structlog
-from anyio.abc import TaskGroup
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
-from . import __version__, heap, logs, notify, retained
+from . import notify
 from .admin import Admin
 from .burial import Burial, Halt
-from .config import Config, conflicts
+from .config import Config
 from .delivery import Delivery
-from .errors import BurialError, SluicedError, unwrapped
+from .errors import BurialError
 from .gate import Gate
 from .identity import COORDINATES, Identify, identity
 from .intake import Intake, Objection
 from .jobs import Harvester, Jobs
-from .kafka import KafkaDeadLetters, KafkaSource, describe
-from .kafka.offsets import metadata_limit
+from .kafka import KafkaDeadLetters, KafkaSource
 from .kafka.originals import KafkaOriginals
 from .kafka.results import KafkaResults
 from .kafka.watermarks import KafkaWatermarks
 from .metrics import Metrics
 from .pipeline import Pipeline
-from .plan import jobs_that_fit
 from .ports import Positions
 from .prices import Prices, Usage
 from .record import Record, TopicPartition
-from .redrive import lifetime
 from .redrive.automatic import Redriver, require_transactions
 from .reload import Reload, longest_attempt, memory, most_records
 from .sinks.job_api import JobApi
@@ -50,14 +44,10 @@ from .window import Windows
 
 log = structlog.get_logger("sluiced.app")
 
-# Seconds beyond the drain that a stop may take: commit, producer, leaving the group, connections.
-STOP_MARGIN = 35.0
 # Seconds that a transaction which is under way at a stop has to be completed.
 REDRIVE_MARGIN = 5.0
 # Seconds that a stop may take for a last watermark.
 WATERMARK_MARGIN = 2.0
-
-Tell = Callable[[str], object]
 
 
 class NoDeadLetters:
@@ -97,21 +87,9 @@ class Daemon:
         gate = Gate(config.limits, time.monotonic(), most_records(config))
         self.metrics.limits(gate.limits)
         intake = Intake(config.record, self._objection(identify))
-        delivery: Delivery | Jobs
-        self.results = None
-        if config.results is None:
-            delivery = Delivery(
-                config.retry,
-                self.sink,
-                burial,
-                gate,
-                self.metrics,
-                clock=time.monotonic,
-                wall=time.time,
-            )
-        else:
-            self.results = KafkaResults(config.kafka, config.results)
-            delivery = self._jobs(self.results, burial, gate, intake)
+        self.results = (
+            None if config.results is None else KafkaResults(config.kafka, config.results)
+        )
         self.pipeline = Pipeline(
             config.name,
             source=self.source,
@@ -120,7 +98,7 @@ class Daemon:
             windows=Windows(config.name, config.window, identify),
             identify=identify,
             gate=gate,
-            delivery=delivery,
+            delivery=self._delivery(burial, gate, intake),
             burial=burial,
             metrics=self.metrics,
             plans=self.sink.identifies == "batch",
@@ -179,6 +157,19 @@ class Daemon:
             topic=settings.topic,
             pipeline=self.config.name,
             too_large=settings.too_large,
+        )
+
+    def _delivery(self, burial: Burial, gate: Gate, intake: Intake) -> Delivery | Jobs:
+        if self.results is not None:
+            return self._jobs(self.results, burial, gate, intake)
+        return Delivery(
+            self.config.retry,
+            self.sink,
+            burial,
+            gate,
+            self.metrics,
+            clock=time.monotonic,
+            wall=time.time,
         )
 
     def _jobs(self, results: KafkaResults, burial: Burial, gate: Gate, intake: Intake) -> Jobs:
@@ -289,89 +280,3 @@ def _without_id(identify: Identify, record: Record) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-
-async def serve(config: Config, path: Path) -> bool:
-    """Runs the daemon under its signals: SIGTERM and SIGINT drain, a second one aborts without a
-    commit, SIGHUP reads the file again and lifts a halt. Whether it stopped cleanly."""
-    stop = anyio.Event()
-    clean = False
-    async with anyio.create_task_group() as tasks:
-        daemon = Daemon(config)
-        tasks.start_soon(_obey, daemon, stop, tasks)
-        await daemon.run(stop, path)
-        clean = True
-        tasks.cancel_scope.cancel()
-    return clean
-
-
-async def _obey(daemon: Daemon, stop: anyio.Event, tasks: TaskGroup) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        # Since the start it has waited for this: see cli.run.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
-        async for number in signals:
-            name = signal.Signals(number).name
-            if number == signal.SIGHUP:
-                action = "ignored" if stop.is_set() else "reading the configuration again"
-                log.info("signal", name=name, action=action)
-                daemon.reload.ask()
-            elif not stop.is_set():
-                log.info("signal", name=name, action="draining")
-                notify.stopping("draining", seconds=daemon.pipeline.drain + STOP_MARGIN)
-                stop.set()
-            else:
-                log.warning("signal", name=name, action="aborting without a commit")
-                tasks.cancel_scope.cancel()
-
-
-def run(config: Config, path: Path) -> int:
-    """`sluiced run`: the exit code. Errors are logged, and shown as text by the caller."""
-    logs.configure(config.log)
-    log.info("starting", version=__version__, pipeline=config.name, config=str(path))
-    for problem in conflicts(config):
-        log.warning("configuration", key=problem.key, text=problem.text)
-    heap.tune()
-    clean = asyncio.run(unwrapped(serve(config, path)))
-    log.info("stopped", clean=clean)
-    return 0 if clean else 1
-
-
-def connect(config: Config, tell: Tell, warn: Tell) -> None:
-    """`sluiced check --connect`: tells a line for each part that is reached, and warns of what is
-    odd about it, as soon as it is known: what comes after may not be reached.
-
-    Raises SluicedError.
-    """
-    asyncio.run(_connect(config, tell, warn))
-
-
-async def _connect(config: Config, tell: Tell, warn: Tell) -> None:
-    wanted = [
-        *config.kafka.topics,
-        *(topic for topic in (config.dead_letter.topic, config.freshness.topic) if topic),
-        *([config.results.topic] if config.results else []),
-    ]
-    found = await describe(config.kafka, wanted)
-    if missing := [topic for topic in wanted if topic not in found]:
-        raise SluicedError(
-            f"reached Kafka, but {', '.join(missing)} does not exist there",
-            "Create the topic, or correct kafka.topics, dead_letter.topic, freshness.topic or "
-            "results.topic.",
-        )
-    if config.dead_letter.retry_after is not None:
-        await require_transactions(config)
-    for topic in wanted:
-        tell(f"topic {topic}: {found[topic]} partitions")
-    if config.results is not None:
-        tell(await _jobs_that_fit(config))
-    for text in [*await lifetime.warnings(config), *await retained.warnings(config)]:
-        warn(text)
-    await config.sink.build(config.line).probe()
-    tell("sink: reached")
-
-
-async def _jobs_that_fit(config: Config) -> str:
-    """How many jobs of a partition this broker's checkpoints have room for."""
-    attempts, limit = config.retry.max_item_attempts, await metadata_limit(config.kafka)
-    fit, room = jobs_that_fit(attempts, limit), f"a checkpoint's metadata has {limit} bytes"
-    return f"jobs: {room}, which is {fit} of a partition with {attempts} attempts each"

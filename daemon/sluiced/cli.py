@@ -12,7 +12,8 @@ import typer
 from . import __version__
 from .errors import ConfigError, LostRangeError, SluicedError
 from .ports import Identifies
-from .tools.commands import ConfigPath, register
+from .tools.commands import register
+from .tools.commands.options import ConfigPath
 
 # The rest is imported where it is used, so that --version and --help answer at once.
 if TYPE_CHECKING:
@@ -74,11 +75,11 @@ def run(config: ConfigPath) -> None:
     from .config import load
 
     loaded = load(config)
-    from . import app as daemon
+    from . import process
     from .logs import get
 
     try:
-        code = daemon.run(loaded, config)
+        code = process.run(loaded, config)
     except SluicedError:
         raise
     except Exception:
@@ -113,14 +114,14 @@ def check(
     if connect:
         import asyncio
 
-        from . import app as daemon
+        from .tools.connect import connect as reach
         from .tools.running import quiet
 
         quiet()
         try:
             for problem in asyncio.run(measured.problems(loaded)):
                 _warn(str(problem))
-            daemon.connect(loaded, typer.echo, _warn)
+            asyncio.run(reach(loaded, typer.echo, _warn))
         except SluicedError as error:
             # Whatever cannot be reached is what this configuration says.
             raise ConfigError(error.message, error.hint) from None
@@ -236,7 +237,7 @@ def guarantee(config: Config) -> str:
 
 def _jobs(config: Config) -> dict[str, str]:
     """Of a sink of jobs: how many there may be, and where their answers go."""
-    from .plan import jobs_that_fit
+    from .metadata import jobs_that_fit
     from .sinks.job_settings import JobSettings
     from .tools.costs import of_template
 

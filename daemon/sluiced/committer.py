@@ -17,10 +17,11 @@ from .bell import Bell
 from .burial import Halt
 from .freshness import Freshness
 from .ledger import Ledger
+from .metadata import Entry, ForeignPlanError, decode
 from .metrics import Metrics
-from .plan import Entry, ForeignPlanError, Plan, Work, decode
+from .plan import Plan, Work
 from .ports import Assignment, Checkpoint, CommitOutcome, Mark
-from .record import Range, TopicPartition
+from .record import Range, TopicPartition, without
 from .recovery import Formed, regrouped
 
 log = structlog.get_logger("sluiced.committer")
@@ -136,6 +137,16 @@ class Committer:
             if (owed := self.ledger.owed_within(tp, *span))
         )
 
+    def settle_besides(self, batch: Batch, work: Work) -> None:
+        """What is still owed within the range of this work is done, but for the batch's own: none
+        of it was left when the work became a job, which has come to nothing since."""
+        own = {span.tp: span.ranges for span in batch.covers}
+        self.settle(
+            Span(tp, self.ledger.epoch(tp) or 0, rest)
+            for tp, span in work.spans.items()
+            if (rest := without(self.ledger.owed_within(tp, *span), own.get(tp, ())))
+        )
+
     def changed(self) -> None:
         """The plan says something else than before."""
         self._ring()
@@ -153,7 +164,7 @@ class Committer:
                 batch=formed.batch.id if formed.batch else None,
                 spans={str(tp): f"{a}-{b}" for tp, (a, b) in formed.work.spans.items()},
             )
-        if formed.exact or len(formed.work.spans) == formed.work.parts:
+        if formed.exact or not formed.work.apart:
             self._metrics.recovered("exact" if formed.exact else "changed", 1)
         self._ring()
 
@@ -236,7 +247,7 @@ class Committer:
         for work in carried:
             work.durable = True
             self._metrics.planned(self._clock() - work.since)
-        if marks:
+        if marks or carried:
             self._committed()
         return "ok"
 

@@ -1,93 +1,38 @@
-"""The instruments, kept as plain numbers and turned into Prometheus families when scraped.
+"""What is counted and timed of a pipeline: the series, and the events that move them.
 
-prometheus_client's own Counter and Histogram take one observation at a time, under a lock, and
-add a `_created` series whose value differs from run to run. Here a batch is one addition, what
-`/status` totals is the very number that `/metrics` shows, and the same history gives the same text.
+How numbers are kept and become text is `instruments`; what is asked for and not counted, `gauges`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import product
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from . import __version__
 from .batch import ClosedBy
+from .gauges import Gauges, families, gauge
+from .instruments import Counter, Histogram
 from .outcome import RetryReason
 from .ports import CommitOutcome, Reason
-from .record import TopicPartition
 
 BatchOutcome = Literal["delivered", "partial", "rejected"]
 RequestOutcome = Literal["ok", "refused", "error", "timeout"]
 SkipReason = Literal["tombstone", "collapsed", "filtered"]
 Recovered = Literal["exact", "changed", "split"]
 JobOutcome = Literal["submitted", "adopted", "not_found", "undecided", "ended", "failed"]
-JobState = Literal["working", "ended", "waiting"]
 JobRecords = Literal["done", "refused", "again", "missing", "doubled", "unknown"]
 Direction = Literal["input", "output"]
 Basis = Literal["estimated", "reported"]
 Redriven = Literal["sent", "left", "failed", "given_up"]
-State = Literal["starting", "running", "waiting", "outage", "halted", "draining"]
-_Key: TypeAlias = tuple[str, ...]  # label values, without the pipeline
 
 RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5)
 BYTES = tuple(1024.0 * 4**n for n in range(10))  # 1 KiB to 256 MiB
 REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 PLAN_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 10, 60)
 DELAY_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 1800, 3600, 21600, 86400)
-
-
-@dataclass(frozen=True, slots=True)
-class Gauges:
-    """What is true at this moment; asked for once a scrape, so that nothing has to be kept current.
-
-    `checkpoints` (committed offsets), `log_starts` (the oldest offsets that the broker still has),
-    `visible` (seconds since 1970) and `lags` (records) name the partitions that are assigned now: a
-    revoked one disappears from the page by not being named.
-    """
-
-    state: State = "starting"
-    buffered_records: int = 0
-    buffered_bytes: int = 0
-    memory_used_bytes: int = 0
-    memory_limit_bytes: int = 0
-    in_flight_batches: int = 0
-    oldest_unflushed_seconds: float = 0.0
-    stopped_partitions: int = 0
-    checkpoint_age_seconds: float = 0.0
-    sink_up: bool = True
-    active: bool = True
-    catch_up_seconds: float = 0.0
-    oldest_job_seconds: float = 0.0
-    job_unseen_seconds: float = 0.0
-    jobs: Mapping[JobState, int] = field(default_factory=dict)
-    checkpoints: Mapping[TopicPartition, int] = field(default_factory=dict)
-    log_starts: Mapping[TopicPartition, int] = field(default_factory=dict)
-    visible: Mapping[TopicPartition, float] = field(default_factory=dict)
-    lags: Mapping[TopicPartition, int] = field(default_factory=dict)
-
-
-_GAUGES = {
-    "buffered_records": "Records waiting in open windows.",
-    "buffered_bytes": "Bytes that they occupy.",
-    "memory_limit_bytes": "The budget for records buffered and in flight.",
-    "memory_used_bytes": "What they and the bodies made of them take up.",
-    "in_flight_batches": "Batches at the sink.",
-    "oldest_unflushed_seconds": "How long the oldest unsettled record has been held.",
-    "stopped_partitions": "Partitions that cannot be read on, because their log is damaged.",
-    "checkpoint_age_seconds": "Time since a commit last moved a checkpoint, or the start.",
-    "sink_up": "0 during an outage of the sink.",
-    "active": "0 outside of the times at which records may be released.",
-    "catch_up_seconds": "Until all that waits in Kafka is done, as things go; NaN for never.",
-    "oldest_job_seconds": "Age of the oldest job at work at the API; 0 if there is none.",
-    "job_unseen_seconds": "Time since the API last said of a job at work how it is, the longest.",
-}
 
 
 class Metrics:
@@ -102,57 +47,57 @@ class Metrics:
         self._gauges: Callable[[], Gauges] = Gauges
         self._reloaded = True
 
-        self._consumed = _Counter("records_consumed", "Records fetched.", "topic")
-        self._delivered = _Counter(
+        self._consumed = Counter("records_consumed", "Records fetched.", "topic")
+        self._delivered = Counter(
             "records_delivered", "Records that the sink acknowledged.", "topic"
         )
-        self._dead_lettered = _Counter(
+        self._dead_lettered = Counter(
             "records_dead_lettered",
             "Records acknowledged by the dead-letter topic.",
             "topic",
             "reason",
         )
-        self._skipped = _Counter(
+        self._skipped = Counter(
             "records_skipped", "Records passed over on purpose.", "topic", "reason"
         )
-        self._batches = _Counter(
+        self._batches = Counter(
             "batches", "Windows closed and settled.", "closed_by", "outcome"
         ).start(get_args(ClosedBy), get_args(BatchOutcome))
-        self._retries = _Counter(
+        self._retries = Counter(
             "retries", "Requests to be made again, by what called for it.", "reason"
         ).start(get_args(RetryReason))
-        self._requests = _Counter(
+        self._requests = Counter(
             "requests", "Requests made to the sink, by HTTP status, error or timeout.", "status"
         ).start(("error", "timeout"))
-        self._commits = _Counter("commits", "Commits of the checkpoint.", "outcome").start(
+        self._commits = Counter("commits", "Commits of the checkpoint.", "outcome").start(
             get_args(CommitOutcome)
         )
-        self._rebalances = _Counter("rebalances", "Rebalances of the consumer group.").start()
-        self._limit_wait = _Counter(
+        self._rebalances = Counter("rebalances", "Rebalances of the consumer group.").start()
+        self._limit_wait = Counter(
             "rate_limit_wait_seconds", "Seconds for which a limit held requests back.", "limit"
         )
-        self._foreign_metadata = _Counter(
+        self._foreign_metadata = Counter(
             "foreign_metadata", "Commit metadata found that is not ours."
         ).start()
-        self._recovered = _Counter(
+        self._recovered = Counter(
             "recovered_batches",
             "Batches of a former run: formed again exactly, changed by what the log has lost, or "
             "split because not all of their partitions are here.",
             "outcome",
         ).start(get_args(Recovered))
-        self._jobs = _Counter(
+        self._jobs = Counter(
             "jobs",
             "Jobs at an API: submitted, ended, and failed without being worked on; after a crash "
             "or a lost answer adopted, not found and so submitted, and undecided for a while.",
             "outcome",
         ).start(get_args(JobOutcome))
-        self._job_results = _Counter(
+        self._job_results = Counter(
             "job_results",
             "What jobs have said of records: done, refused, or to go again; left out, told of "
             "twice, and of none that was sent.",
             "outcome",
         ).start(get_args(JobRecords))
-        self._tokens = _Counter(
+        self._tokens = Counter(
             "tokens",
             "Tokens of jobs' requests that go in and come out: estimated when they are submitted, "
             "and reported by the answers.",
@@ -160,33 +105,33 @@ class Metrics:
             "direction",
             "basis",
         )
-        self._cost = _Counter(
+        self._cost = Counter(
             "cost",
             "What these tokens cost by the table of prices, in its currency.",
             "model",
             "basis",
         )
-        self._redriven = _Counter(
+        self._redriven = Counter(
             "redriven",
             "Dead letters that were due: sent back to their topics, or left because they cannot "
             "be; attempts that failed; letters that died again after the last time.",
             "outcome",
         ).start(get_args(Redriven))
-        self._stale_outcomes = _Counter(
+        self._stale_outcomes = Counter(
             "stale_outcomes", "Outcomes and commits dropped because their epoch was over."
         ).start()
 
-        self._batch_records = _Histogram("batch_records", "Records in a batch.", RECORDS).start()
-        self._batch_bytes = _Histogram("batch_bytes", "Value bytes in a batch.", BYTES).start()
-        self._request_seconds = _Histogram(
+        self._batch_records = Histogram("batch_records", "Records in a batch.", RECORDS).start()
+        self._batch_bytes = Histogram("batch_bytes", "Value bytes in a batch.", BYTES).start()
+        self._request_seconds = Histogram(
             "request_seconds", "How long a request to the sink took.", REQUEST_SECONDS, "outcome"
         ).start(get_args(RequestOutcome))
-        self._plan_seconds = _Histogram(
+        self._plan_seconds = Histogram(
             "plan_seconds",
             "From a window's close until its batch was durable in the checkpoint's metadata.",
             PLAN_SECONDS,
         ).start()
-        self._delay = _Histogram(
+        self._delay = Histogram(
             "visibility_delay_seconds",
             "From a record's timestamp until the sink acknowledged it.",
             DELAY_SECONDS,
@@ -320,39 +265,16 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """All families, in a fixed order; called by the registry."""
         for family in vars(self).values():
-            if isinstance(family, _Counter | _Histogram):
+            if isinstance(family, Counter | Histogram):
                 yield family.collect(self._pipeline)
-        now = self._gauges()
-        for name, text in _GAUGES.items():
-            yield self._gauge(name, text, (), {(): getattr(now, name)})
-        states: dict[_Key, float] = {(state,): state == now.state for state in get_args(State)}
-        jobs: dict[_Key, float] = {(each,): now.jobs.get(each, 0) for each in get_args(JobState)}
-        text = "Jobs at work, with results to be taken in, and waiting to be submitted again."
-        yield self._gauge("open_jobs", text, ("state",), jobs)
-        yield self._gauge("state", "1 for what the pipeline is doing now.", ("state",), states)
-        by_partition: tuple[tuple[str, str, Mapping[TopicPartition, float]], ...] = (
-            ("checkpoint_offset", "Committed offset.", now.checkpoints),
-            ("log_start_offset", "The oldest offset that the broker still has.", now.log_starts),
-            ("visible_until_seconds", "Data up to this record timestamp is visible.", now.visible),
-            ("lag_records", "Records between the checkpoint and the log's end.", now.lags),
-        )
-        for name, text, found in by_partition:
-            values: dict[_Key, float] = {(t, str(p)): value for (t, p), value in found.items()}
-            yield self._gauge(name, text, ("topic", "partition"), values)
+        name = self._pipeline
+        yield from families(name, self._gauges())
         reload = "config_last_reload_successful"
-        yield self._gauge(reload, "0 if the last reload was refused.", (), {(): self._reloaded})
-        yield self._gauge("build_info", "The running version.", ("version",), {(__version__,): 1})
+        yield gauge(name, reload, "0 if the last reload was refused.", (), {(): self._reloaded})
+        yield gauge(name, "build_info", "The running version.", ("version",), {(__version__,): 1})
 
     # The registry asks this to find a second pipeline under the same names.
     describe = collect
-
-    def _gauge(
-        self, name: str, text: str, labels: Sequence[str], values: Mapping[_Key, float]
-    ) -> Metric:
-        family = GaugeMetricFamily(f"sluiced_{name}", text, labels=["pipeline", *labels])
-        for key in sorted(values):
-            family.add_metric([self._pipeline, *key], float(values[key]))
-        return family
 
 
 def _outcome_of(status: str) -> RequestOutcome:
@@ -361,74 +283,3 @@ def _outcome_of(status: str) -> RequestOutcome:
     if status == "error":
         return "error"
     return "ok" if status == "ok" or status.startswith("2") else "refused"
-
-
-class _Counter:
-    """Sums by label values."""
-
-    def __init__(self, name: str, text: str, *labels: str) -> None:
-        self._name, self._help, self._labels = f"sluiced_{name}", text, labels
-        self._values: dict[_Key, float] = {}
-
-    def start(self, *values: Iterable[str]) -> _Counter:
-        """Shows every combination of these label values from now on, at 0 where it is new."""
-        for key in product(*values):
-            self._values.setdefault(key, 0)
-        return self
-
-    def add(self, amount: float, *key: str) -> None:
-        self._values[key] = self._values.get(key, 0) + amount
-
-    def total(self) -> float:
-        return sum(self._values.values())
-
-    def collect(self, pipeline: str) -> Metric:
-        family = CounterMetricFamily(self._name, self._help, labels=["pipeline", *self._labels])
-        for key in sorted(self._values):
-            family.add_metric([pipeline, *key], self._values[key])
-        return family
-
-
-class _Histogram:
-    """Cumulative bucket counts and a sum, by label values."""
-
-    def __init__(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> None:
-        self._name, self._help, self._labels = f"sluiced_{name}", text, labels
-        self._bounds = bounds
-        self._names = [*(str(float(bound)) for bound in bounds), "+Inf"]
-        self._counts: dict[_Key, list[int]] = {}
-        self._sums: dict[_Key, float] = {}
-
-    def start(self, *values: Iterable[str]) -> _Histogram:
-        for key in product(*values):
-            self._counts.setdefault(key, [0] * len(self._names))
-            self._sums.setdefault(key, 0.0)
-        return self
-
-    def observe(self, value: float, *key: str) -> None:
-        counts = self._counts[key]
-        for index in range(bisect_left(self._bounds, value), len(counts)):
-            counts[index] += 1
-        self._sums[key] += value
-
-    def observe_delays(self, timestamps_ms: Sequence[int], now_ms: float) -> None:
-        """Many delays at once: one sort, then a bisection for each bound.
-
-        A delay is at most `bound` where the timestamp is at least `now - bound`, so the delays
-        themselves are never computed one by one.
-        """
-        times, now = sorted(timestamps_ms), int(now_ms)  # integers, so that the sum stays exact
-        first, ahead = bisect_left(times, 0), bisect_right(times, now)
-        counts = self._counts[()]
-        for index, bound in enumerate(self._bounds):
-            counts[index] += len(times) - max(first, bisect_left(times, now - bound * 1000))
-        counts[-1] += len(times) - first
-        past = times[first:ahead]
-        self._sums[()] += (len(past) * now - sum(past)) / 1000
-
-    def collect(self, pipeline: str) -> Metric:
-        family = HistogramMetricFamily(self._name, self._help, labels=["pipeline", *self._labels])
-        for key in sorted(self._counts):
-            buckets = list(zip(self._names, self._counts[key], strict=True))
-            family.add_metric([pipeline, *key], buckets, self._sums[key])
-        return family

@@ -182,8 +182,8 @@ class Positions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The API works on it, under this id of its own: see `plan.JOB_ID`. `feedback` is what it says
-    of its limits, as with an outcome."""
+    """The API works on it, under this id of its own: see `metadata.JOB_ID`. `feedback` is what it
+    says of its limits, as with an outcome."""
 
     job: str
     feedback: Feedback | None = None

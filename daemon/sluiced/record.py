@@ -109,6 +109,23 @@ def footprint_of(records: Sequence[Record], size: int) -> int:
 Range = tuple[int, int]
 
 
+def without(ranges: Iterable[Range], others: Sequence[Range]) -> tuple[Range, ...]:
+    """What is left of ranges without the others; both are disjoint and ascending."""
+    left, at = [], 0
+    for first, last in ranges:
+        while at < len(others) and others[at][0] <= last:
+            start, end = others[at]
+            if first < start:
+                left.append((first, start - 1))
+            first = max(first, end + 1)
+            if end > last:
+                break
+            at += 1
+        if first <= last:
+            left.append((first, last))
+    return tuple(left)
+
+
 def ranges_of(records: Sequence[Record]) -> tuple[Range, ...]:
     """The offset ranges of one partition's records, which are in ascending order.
 

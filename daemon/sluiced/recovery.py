@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from .batch import Batch, Run
 from .identity import Identify
-from .plan import Entry, Work
+from .metadata import Entry
+from .plan import Work
 from .record import Range, Record, TopicPartition
 from .window import collapsed
 
@@ -230,6 +231,7 @@ def regrouped(
         example = next(iter(parts.values()))
         groups = [spans] if whole else [{tp: span} for tp, span in spans.items()]
         works += [
-            Work(name, example.parts, example.collapsed, group, jobs, written) for group in groups
+            Work(name, len(group) if whole else 0, example.collapsed, group, jobs, written)
+            for group in groups
         ]
     return works, done, taken_apart

@@ -19,7 +19,7 @@ from msgspec.structs import fields
 from . import logs, notify
 from .bell import Bell
 from .config import Config, conflicts, load
-from .config_decode import joined
+from .config.decode import joined
 from .errors import ConfigError, SluicedError
 from .kafka import KafkaDeadLetters
 from .metrics import Metrics

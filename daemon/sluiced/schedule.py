@@ -25,16 +25,34 @@ _RANGE = re.compile(
 )
 
 
-class Align:
+class _Written:
+    """A value that is known by its text."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class Align(_Written):
     """`[window] align`: multiples of a duration on a zone's clock, counted from midnight.
 
     Written as "5m", in UTC, or as "1d Europe/Berlin".
     """
 
-    __slots__ = ("_text", "every", "zone")
+    __slots__ = ("every", "zone")
 
     def __init__(self, text: str, every: int, zone: tzinfo) -> None:
-        self._text = text
+        super().__init__(text)
         self.every = every
         self.zone = zone
 
@@ -51,15 +69,6 @@ class Align:
                 'zone, such as "1d Europe/Berlin"'
             )
         return cls(" ".join(words), int(every), _zone(words[1]) if words[1:] else UTC)
-
-    def __str__(self) -> str:
-        return self._text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Align) and str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(self._text)
 
     def slot(self, wall: float) -> object:
         """What is the same for two instants exactly if no multiple lies between them.
@@ -80,17 +89,17 @@ class Align:
         return at
 
 
-class Active:
+class Active(_Written):
     """`[window] active`: the times of the day, and days, at which records may be released.
 
     Written as "22:00-06:00 Europe/Berlin", or as "Mon-Fri 22:00-06:00, Sat-Sun 00:00-24:00
     Europe/Berlin". A range belongs to the day on which it begins.
     """
 
-    __slots__ = ("_minutes", "_text", "edges", "zone")
+    __slots__ = ("_minutes", "edges", "zone")
 
     def __init__(self, text: str, minutes: bytearray, zone: tzinfo) -> None:
-        self._text = text
+        super().__init__(text)
         self._minutes = minutes  # of a week, from Monday on: 1 where records may be released
         self.zone = zone
         week = [*minutes, minutes[0]]
@@ -110,15 +119,6 @@ class Active:
         for part in match[1].split(","):
             _mark(minutes, part.strip())
         return cls(" ".join(str(text).split()), minutes, _zone(match[2]))
-
-    def __str__(self) -> str:
-        return self._text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Active) and str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(self._text)
 
     def at(self, wall: float) -> bool:
         """Whether records may be released, going by what the clock shows.

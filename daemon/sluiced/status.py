@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from . import __version__
 from .budgets import NO_WAIT, SERVER, Wait
+from .gauges import Gauges
 from .history import Landed
 from .jobs import seen
-from .metrics import Gauges
 from .pipeline import Pipeline
 from .record import TopicPartition
 from .spending import money

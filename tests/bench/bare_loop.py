@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer
 
 
 async def bare_loop(bootstrap: str, topic: str, group: str, url: str, window: int) -> None:
-    # What decides how fast records come in is as in sluiced.kafka.source with 256 MiB of memory.
+    # What decides how fast records come in is as in sluiced.kafka.consumer with 256 MiB of memory.
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=bootstrap,

@@ -24,7 +24,8 @@ from fakes import Log, Rig
 from loads.models import Model
 from sluiced.gate import LimitSettings
 from sluiced.identity import COORDINATES, identity
-from sluiced.sinks.http import HttpSettings, HttpSink
+from sluiced.sinks.http import HttpSink
+from sluiced.sinks.http_settings import HttpSettings
 from sluiced.window import WindowSettings
 
 MOST_SLOTS, MOST_RECORDS = 32, 1000

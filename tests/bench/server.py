@@ -16,16 +16,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
-import sys
 import time
-import urllib.request
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import psutil
+
+from harness.child import Child
 
 from .produce import MARKER
 
@@ -147,50 +144,21 @@ class Connection(asyncio.Protocol):
         self._transport.write(head % len(text) + text)
 
 
-class Server:
+class Server(Child):
     """The server as a child process, and what the benchmark asks of it."""
 
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.server"],
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            process_group=0,
-        )
-        assert self._process.stdout is not None
-        if not (port := self._process.stdout.readline()):
-            self.stop()
-            raise RuntimeError("the server did not start; what it printed says why")
-        self.port = int(port)
-        self.url = f"http://127.0.0.1:{self.port}"
-        return self
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.communicate()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.stop()
+    def __init__(self) -> None:
+        super().__init__("bench.server")
 
     def begin(self, pid: int) -> None:
-        self._ask(f"/begin?{pid}", b"")
+        self.ask(f"/begin?{pid}", b"")
 
     def progress(self) -> dict[str, float]:
-        answer: dict[str, float] = self._ask("/progress")
+        answer: dict[str, float] = json.loads(self.ask("/progress"))
         return answer
 
     def result(self, expected: int) -> Result:
-        return Result(**self._ask(f"/result?{expected}"))
-
-    def _ask(self, target: str, body: bytes | None = None) -> Any:
-        with urllib.request.urlopen(self.url + target, body, timeout=30) as answer:
-            return json.load(answer)
+        return Result(**json.loads(self.ask(f"/result?{expected}")))
 
 
 async def serve() -> None:

@@ -49,8 +49,8 @@ def test_the_first_window_is_neither_in_the_time_nor_in_the_count() -> None:
 
 def test_the_server_reads_whole_bodies_and_answers_each() -> None:
     with Server() as server:
-        server._ask("/bulk", _body(*range(20_000)))  # 5 MB: many reads of the socket
-        server._ask("/bulk", _body(20_000))
+        server.ask("/bulk", _body(*range(20_000)))  # 5 MB: many reads of the socket
+        server.ask("/bulk", _body(20_000))
         assert server.progress()["records"] == 20_001
         assert server.result(20_001).lost == 0
 

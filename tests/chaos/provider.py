@@ -16,20 +16,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from aiohttp import web
 
 import providers.anthropic as claude
 import sluiced.tools.demo.openai_api as openai
+from harness.child import Child
 from sluiced.tools.demo.provider import Document, decode, encode, served
 
 from .book import Book, Booked, Said, digest
@@ -252,47 +249,20 @@ COMPANIES: dict[Company, Callable[[int], Any]] = {
 }
 
 
-class ProviderProcess:
-    """The provider as a child process. A context manager; it ends when the context does."""
+class ProviderProcess(Child):
+    """The provider as a child process."""
 
     def __init__(self, company: Company, seed: int) -> None:
-        self._command = [sys.executable, "-m", "chaos.provider", company, str(seed)]
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            process_group=0,
-        )
-        assert self._process.stdout is not None
-        if not (port := self._process.stdout.readline()):
-            self._end()
-            raise RuntimeError("the provider did not start; what it printed says why")
-        self.port = int(port)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        super().__init__("chaos.provider", company, str(seed))
 
     def calm(self) -> None:
-        self._ask("calm", b"")
+        self._told("/calm", b"")
 
     def book(self) -> Book:
-        return Book.of(json.loads(self._ask("book")))
+        return Book.of(json.loads(self._told("/book")))
 
-    def _ask(self, path: str, body: bytes | None = None) -> bytes:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/{path}", body)
-        request.add_header("X-Api-Key", "the auditor's")
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return bytes(answer.read())
+    def _told(self, target: str, body: bytes | None = None) -> bytes:
+        return self.ask(target, body, **{"X-Api-Key": "the auditor's"})
 
 
 async def serve(company: Company, seed: int) -> None:

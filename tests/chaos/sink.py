@@ -18,20 +18,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import subprocess
-import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
-from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal
 
 from aiohttp import web
+
+from harness.child import Child
 
 Coordinates = tuple[int, int]  # partition and offset
 
@@ -205,41 +203,15 @@ async def serve(seed: int, journal: Path, pace: float) -> None:
         await asyncio.Event().wait()
 
 
-class SinkProcess:
-    """The sink as a child process. A context manager; it ends when the context does."""
+class SinkProcess(Child):
+    """The sink as a child process, which flushes its journal with every line."""
 
     def __init__(self, seed: int, journal: Path, pace: float = 1.0) -> None:
         self.journal = journal
-        self._command = [sys.executable, "-m", "chaos.sink", str(seed), str(journal), str(pace)]
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            process_group=0,
-        )
-        assert self._process.stdout is not None
-        if not (port := self._process.stdout.readline()):
-            self._end()
-            raise RuntimeError("the sink did not start; what it printed says why")
-        self.port = int(port)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        self._process.kill()  # the journal is flushed with every line
-        self._process.communicate()
+        super().__init__("chaos.sink", str(seed), str(journal), str(pace))
 
     def calm(self) -> None:
-        url = f"http://127.0.0.1:{self.port}/calm"
-        with urllib.request.urlopen(url, b"", timeout=10) as answer:
-            answer.read()
+        self.ask("/calm", b"")
 
     def attempts(self) -> list[Attempt]:
         """The journal so far."""

@@ -16,7 +16,8 @@ from fakes import FakeRecord
 from sluiced.batch import Batch, Run
 from sluiced.identity import COORDINATES, identity
 from sluiced.record import Record, TopicPartition
-from sluiced.sinks.http import HttpSettings, HttpSink
+from sluiced.sinks.http import HttpSink
+from sluiced.sinks.http_settings import HttpSettings
 from sluiced.units import decode
 
 

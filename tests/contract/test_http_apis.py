@@ -19,7 +19,8 @@ from sluiced.config import load
 from sluiced.identity import identity
 from sluiced.outcome import DELIVERED, Again, Answered, Fate, Outcome, Refused, Verdict
 from sluiced.record import Record
-from sluiced.sinks.http import HttpSettings, HttpSink
+from sluiced.sinks.http import HttpSink
+from sluiced.sinks.http_settings import HttpSettings
 
 pytestmark = pytest.mark.anyio
 

@@ -475,7 +475,7 @@ async def test_what_nobody_asked_for_is_not_the_answer_to_the_next_request(when:
 
     async with socket_server(talk) as url, opened(http_settings(url)) as sink:
         assert isinstance(await sink.send(batch_of(1)), Answered)
-        pool = sink._session.connector._conns  # type: ignore[union-attr]
+        pool = sink._transport._session.connector._conns  # type: ignore[union-attr]
         idle.set()
         with anyio.fail_after(5):
             while any(not p.should_close for kept in pool.values() for p, _ in kept):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -24,15 +22,9 @@ from sluiced.ports import DeadLetter
 # aiokafka leaves the sockets of connections that failed to the garbage collector.
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.usefixtures("collected"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What a test leaves behind is found in that test."""
-    yield
-    gc.collect()
 
 
 async def test_a_topic_that_may_no_longer_be_written_halts_the_line_without_a_commit(

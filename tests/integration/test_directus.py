@@ -36,7 +36,8 @@ from sluiced.metrics import Metrics
 from sluiced.outcome import Again, Answered, Outcome
 from sluiced.ports import DeadLetter
 from sluiced.record import Record
-from sluiced.sinks.http import HttpSettings, HttpSink
+from sluiced.sinks.http import HttpSink
+from sluiced.sinks.http_settings import HttpSettings
 from sluiced.sinks.settings import Line, SinkSettings
 from sluiced.testing import SinkContract, Stand, read
 

@@ -17,7 +17,7 @@ from harness.api import Api, Call
 from harness.cli import sluiced
 from harness.daemon import until
 from harness.stream import Stream, make_stream
-from sluiced.plan import decode
+from sluiced.metadata import decode
 
 pytestmark = pytest.mark.anyio
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +19,9 @@ from sluiced.units import Secret
 # aiokafka leaves the sockets of refused handshakes to the garbage collector.
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.usefixtures("collected"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What a test leaves behind is found in that test."""
-    yield
-    gc.collect()
 
 
 def settings(

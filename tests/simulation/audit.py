@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from sluiced.batch import Batch
-from sluiced.plan import ForeignPlanError, decode
+from sluiced.metadata import ForeignPlanError, UnreadablePlanError, decode
 from sluiced.ports import DeadLetter, Mark
 from sluiced.record import Range, TopicPartition
 
@@ -238,7 +238,7 @@ class Audit:
             self.fail("metadata", f"{who} commits {len(mark.metadata)} bytes for {tp}")
         try:
             decode(mark.offset, mark.metadata)
-        except ForeignPlanError as error:
+        except (ForeignPlanError, UnreadablePlanError) as error:
             self.fail("metadata", f"{who} commits {mark.metadata} for {tp}: {error}")
         start = self._verified.get(tp, 0)
         for record in self._topics.within(tp, (start, mark.offset - 1)):

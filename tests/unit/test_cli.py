@@ -15,7 +15,7 @@ import pytest
 from sluiced import __version__
 from sluiced.cli import main, summary
 from sluiced.config import load
-from sluiced.tools.commands import _rate
+from sluiced.tools.commands.dead_letters import _rate
 
 PAGES = """
 name = "pages"

@@ -14,8 +14,8 @@ from fakes import P0, P1, batch_of, until
 from sluiced.batch import Batch
 from sluiced.burial import Halt
 from sluiced.committer import LINGER, Committer
+from sluiced.metadata import PREFIX, UnreadablePlanError, decode
 from sluiced.metrics import Metrics
-from sluiced.plan import PREFIX, UnreadablePlanError, decode
 from sluiced.ports import Assignment, CommitOutcome, Mark
 from sluiced.record import TopicPartition
 

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import fields
 
-from sluiced.config import NOT_YET, Config, conflicts, load
-from sluiced.config_decode import Decoder
+from sluiced.config import Config, conflicts, load
+from sluiced.config.decode import Decoder
+from sluiced.config.reading import NOT_YET
 from sluiced.errors import ConfigError
 from sluiced.units import Secret, Settings, Size, decode
 
@@ -649,6 +650,6 @@ def test_nothing_is_found_out_from_jobs(
 def test_the_default_budget_leaves_room_for_the_process_below_the_kernels_limit(
     allowed: int | None, memory: str, loaded: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sluiced.config.memory_limit", lambda: allowed)
+    monkeypatch.setattr("sluiced.config.reading.memory_limit", lambda: allowed)
     assert loaded().limits.memory == Size.parse(memory)
     assert loaded(limits__memory="64MiB").limits.memory == Size.parse("64MiB")

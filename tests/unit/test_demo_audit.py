@@ -13,8 +13,8 @@ import pytest
 from sluiced.tools.demo.audit import Coordinates, Findings, Letter, audit
 from sluiced.tools.demo.bulk_api import Store
 from sluiced.tools.demo.cities import Message, messages
-from sluiced.tools.demo.run import ADMIN, API, BROKER, CONFIG
-from sluiced.tools.demo.stage import configuration
+from sluiced.tools.demo.run import Pages
+from sluiced.tools.demo.stage import ADMIN, API, BROKER, configuration
 
 PAGES = [
     Message(
@@ -159,7 +159,7 @@ def test_every_city_is_a_page_of_its_own_and_every_run_publishes_the_same() -> N
 
 def test_the_configuration_is_the_published_file_with_other_addresses() -> None:
     places = {BROKER: "127.0.0.1:1", API: "http://127.0.0.1:2", ADMIN: "127.0.0.1:3"}
-    text = configuration(CONFIG, places)
+    text = configuration(Pages.config, places)
     assert 'bootstrap_servers = ["127.0.0.1:1"]' in text
     assert 'url = "http://127.0.0.1:2/bulk"' in text
     assert 'listen = "127.0.0.1:3"' in text

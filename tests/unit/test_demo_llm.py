@@ -16,10 +16,10 @@ from sluiced.tools.demo.cities import Message
 from sluiced.tools.demo.llm.audit import Answer, Findings, Ledger, audit
 from sluiced.tools.demo.llm.model import Model, sentence
 from sluiced.tools.demo.llm.prompts import INSULT, NOVEL, TASK, prompts
-from sluiced.tools.demo.llm.run import ADMIN, API, BROKER, CONFIG
+from sluiced.tools.demo.llm.run import Sentences
 from sluiced.tools.demo.openai_api import File
 from sluiced.tools.demo.provider import Job, Pace
-from sluiced.tools.demo.stage import configuration
+from sluiced.tools.demo.stage import ADMIN, API, BROKER, configuration
 
 PRICES = Prices({"m": PriceSettings(input=Price(2), output=Price(8))})
 
@@ -215,7 +215,7 @@ def test_one_job_expires_half_way() -> None:
 
 def test_the_published_configuration_makes_what_the_model_reads() -> None:
     places = {BROKER: "127.0.0.1:1", API: "http://127.0.0.1:2", ADMIN: "127.0.0.1:3"}
-    text = configuration(CONFIG, places)
+    text = configuration(Sentences.config, places)
     assert 'base_url = "http://127.0.0.1:2/v1"' in text
     assert 'listen = "127.0.0.1:3"' in text
     facts = {"place": "Oslo", "inhabitants": "7", "latitude": "-1.5", "longitude": "2"}

@@ -10,8 +10,8 @@ import pytest
 from trio.testing import MockClock
 
 from fakes import P0, FakeSink, Log, Rig, after, batch_of, deliver, hang, until
+from sluiced.metadata import Entry, encode
 from sluiced.outcome import Again
-from sluiced.plan import Entry, encode
 from sluiced.schedule import Active, Align
 from sluiced.units import Duration
 from sluiced.window import WindowSettings

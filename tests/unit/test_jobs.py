@@ -23,8 +23,9 @@ from sluiced.gate import LimitSettings
 from sluiced.intake import RecordSettings
 from sluiced.jobs import seen
 from sluiced.jobs.book import Job
+from sluiced.metadata import Entry, decode, encode
 from sluiced.outcome import DELIVERED, Again, Refused, TooLarge, Verdict
-from sluiced.plan import Entry, Work, decode, encode
+from sluiced.plan import Work
 from sluiced.ports import JobResult, Progress, Submitted, Undecided
 from sluiced.record import OVERHEAD, TopicPartition
 from sluiced.schedule import Active
@@ -165,6 +166,34 @@ async def test_a_window_that_a_stop_finds_open_makes_no_job() -> None:
 
     assert r.api.offsets == [list(range(10))]
     assert [jobs for _, _, jobs, _ in jobs_in_plan(r)] == [("job_0",)]
+
+
+async def test_what_a_batch_leaves_in_the_last_moment_of_a_rebalance_waits_for_the_next_owner() -> (
+    None
+):
+    r = rig(16, size=8, drain=8, limits=LimitSettings(max_in_flight=2))
+    submit, asked = r.api.submit, []
+    slow = [6.0, 7.0]
+
+    async def picky(batch: Batch, name: str) -> Said:
+        asked.append(len(batch))
+        if len(batch) == 8:
+            await anyio.sleep(slow.pop(0))
+            return TooLarge("413", "too many")
+        return await submit(batch, name)
+
+    r.api.submit = picky  # type: ignore[method-assign]
+    async with r.running():
+        await until(lambda: len(asked) == 2)
+        before = anyio.current_time()
+        await r.source.revoke()
+        assert anyio.current_time() - before == pytest.approx(7, abs=0.2)
+        assert asked == [8, 8]
+        r.source.assign([P0])
+        await until(lambda: r.committed == 16, HOUR)
+
+    assert [len(offsets) for offsets in r.api.offsets] == [4, 4, 4, 4]
+    assert r.answers.offsets == list(range(16))
 
 
 async def test_a_new_daemon_goes_on_polling_and_submits_nothing_again() -> None:
@@ -837,6 +866,25 @@ async def test_a_job_that_failed_for_no_reason_with_a_name_is_cut_likewise() -> 
     assert r.answers.offsets == [0, 1, 2, 3, 4, 6, 7]
 
 
+async def test_a_batch_is_cut_although_a_job_of_it_has_hidden_what_was_invalid_in_it() -> None:
+    """A new daemon reads past what is part of a job, and so knows nothing of the invalid ones."""
+    log = Log(P0)
+    for value in (b"{}", b"not JSON", b"{}"):
+        log.append(value)
+    r = JobRig(FakeJobSink(), log, window=window(2))
+    r.api.failures = [Progress("failed", queue_full=True, error="enqueued token limit reached")]
+    r.api.poll_script = [Again("status", "unavailable", "503")] * 9
+    await crash(r, lambda: [jobs for _, _, jobs, _ in jobs_in_plan(r)] == [("job_0",)])
+    r.api.script = [Refused("400", "something in it is wrong")]
+    restart(r)
+    async with r.running():
+        await until(lambda: r.committed == 3, HOUR)
+
+    assert r.dead_letters.offsets == [1]
+    assert r.answers.offsets == [0, 2]
+    assert sorted(r.api.offsets) == [[0], [0, 2], [2]]
+
+
 async def test_a_batch_is_cut_as_often_as_it_takes_though_the_plan_is_full() -> None:
     r = rig(40, retry=RetrySettings(max_item_attempts=2))
     r.source.metadata_limit = 300
@@ -889,6 +937,51 @@ async def only_the_second(r: JobRig) -> None:
         tasks.start_soon(r.run)
         await until(lambda: r.source.committed.get(P1) == 5, HOUR)
         r.stop.set()
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_the_job_of_a_part_is_found_by_whoever_has_all_of_the_batch_again(
+    before: int,
+) -> None:
+    """`before` jobs of the whole have left all of it undone when its partitions come apart."""
+    r = rig(5, P0, P1)
+    submit, results = r.api.submit, r.api.results
+
+    def of(job: str) -> AsyncIterator[JobResult]:
+        late = before and job == "job_0"
+        r.api.judge = lambda where: LATER if late else DELIVERED
+        return results(job)
+
+    r.api.results = of  # type: ignore[method-assign]
+
+    async def none(batch: Batch, name: str) -> Said:
+        if len(r.api.jobs) == before:
+            await anyio.sleep_forever()
+        return await submit(batch, name)
+
+    def again() -> bool:
+        return len(r.api.jobs) == before and jobs_in_plan(r)[:1] == [
+            (0, 4, ("job_0",) * before, bool(before))
+        ]
+
+    r.api.submit = none  # type: ignore[method-assign]
+    await crash(r, again)
+    r.api.submit = submit  # type: ignore[method-assign]
+    r.api.script = ["hangs"]
+    restart(r)
+    r.source.join(r.pipeline)
+    r.source.assign([P1])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.pipeline.run, r.stop)
+        await until(lambda: len(r.api.jobs) == before + 1, HOUR)
+        tasks.cancel_scope.cancel()
+    restart(r)
+    async with r.running():
+        await until(lambda: r.source.committed == {P0: 5, P1: 5}, HOUR)
+
+    assert [len(job.holds) for job in r.api.jobs.values()] == [10] * before + [5, 5]
+    assert set(r.answers.counts().values()) == {1}
+    assert len(r.answers.counts()) == 10
 
 
 async def test_more_or_fewer_attempts_count_from_the_reload_on() -> None:

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness.tools import require
 from sluiced import __version__
-from sluiced.metrics import DELAY_SECONDS, Gauges, Metrics, State
+from sluiced.gauges import Gauges, State
+from sluiced.metrics import DELAY_SECONDS, Metrics
 from sluiced.record import TopicPartition
 
 SNAPSHOT = Path(__file__).with_name("metrics.prom")

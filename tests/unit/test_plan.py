@@ -8,18 +8,17 @@ from fakes import P0, P1, P2, records_at
 from sluiced.batch import Batch, Run, Span
 from sluiced.identity import identity
 from sluiced.ledger import Ledger
-from sluiced.plan import (
+from sluiced.metadata import (
     LEAST_LIMIT,
     PREFIX,
     Entry,
     ForeignPlanError,
-    Plan,
     UnreadablePlanError,
-    Work,
     decode,
     encode,
     jobs_that_fit,
 )
+from sluiced.plan import Plan, Work
 from sluiced.record import TopicPartition
 from sluiced.window import collapsed
 from strategies import steady
@@ -43,7 +42,7 @@ def plans(draw: st.DrawFn) -> tuple[int, list[Entry]]:
         if draw(st.booleans()):
             entries.append(Entry(first, end - 1))
         else:
-            parts, collapse = draw(st.integers(1, 999)), draw(st.booleans())
+            parts, collapse = draw(st.integers(0, 999)), draw(st.booleans())
             name = draw(st.text("0123456789abcdef", min_size=32, max_size=32))
             entries.append(Entry(first, end - 1, name, parts, collapse))
     return offset, entries

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import P0, FakeRecord, records_at
-from sluiced.record import OVERHEAD, TopicPartition, footprint_of, ranges_of, size_of
+from sluiced.record import OVERHEAD, TopicPartition, footprint_of, ranges_of, size_of, without
 from strategies import steady
 
 
@@ -23,6 +23,14 @@ def test_the_ranges_hold_exactly_the_offsets_of_the_records(where: set[int]) -> 
 def test_there_are_as_few_ranges_as_there_can_be(where: set[int]) -> None:
     ranges = ranges_of(records_at(P0, sorted(where)))
     assert all(last + 1 < first for (_, last), (first, _) in itertools.pairwise(ranges))
+
+
+@steady
+@given(st.sets(st.integers(0, 60), min_size=1), st.sets(st.integers(0, 60), min_size=1))
+def test_ranges_without_others_hold_exactly_what_is_left(one: set[int], other: set[int]) -> None:
+    ranges = [ranges_of(records_at(P0, sorted(where))) for where in (one, other)]
+    left = without(*ranges)
+    assert [o for first, last in left for o in range(first, last + 1)] == sorted(one - other)
 
 
 def test_the_size_is_that_of_the_values_and_a_tombstone_has_none() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fakes import P0, P1, P2, FakeRecord, offsets, records_at
 from sluiced.batch import Batch, Run
 from sluiced.identity import identity
-from sluiced.plan import Entry, Work
+from sluiced.metadata import Entry
+from sluiced.plan import Work
 from sluiced.record import TopicPartition
 from sluiced.recovery import Formed, Recovery, regrouped
 from sluiced.window import collapsed
@@ -123,6 +124,13 @@ def test_a_batch_whose_partitions_are_not_all_here_is_taken_apart() -> None:
     assert not formed.exact
     assert formed.batch is not None
     assert formed.batch.id == batch_at((P1, range(7, 10))).id
+
+
+def test_a_batch_that_was_taken_apart_is_never_put_together_again() -> None:
+    plans = {P0: [Entry(0, 4, OTHER, 0)], P1: [Entry(7, 9, OTHER, 2)]}
+    works, _, apart = regrouped(plans, {P0: 100, P1: 100})
+    assert [(work.spans, work.parts) for work in works] == [({P0: (0, 4)}, 0), ({P1: (7, 9)}, 0)]
+    assert apart == 1
 
 
 def test_a_whole_batch_is_one_work() -> None:

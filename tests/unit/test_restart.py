@@ -11,8 +11,8 @@ from trio.testing import MockClock
 from fakes import P0, P1, FakeSink, Log, Rig, after, batch_of, deliver, hang, offsets, until
 from sluiced.batch import Batch
 from sluiced.intake import RecordSettings
+from sluiced.metadata import PREFIX, Entry, decode, encode
 from sluiced.outcome import Again, Outcome
-from sluiced.plan import PREFIX, Entry, decode, encode
 from sluiced.record import OVERHEAD, TopicPartition
 from sluiced.units import Duration
 from sluiced.window import WindowSettings

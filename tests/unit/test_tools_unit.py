@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluiced.app import STOP_MARGIN
 from sluiced.cli import main
 from sluiced.config import Config, load
-from sluiced.kafka.source import REBALANCE_MARGIN, rebalance_timeout
+from sluiced.kafka.consumer import REBALANCE_MARGIN, rebalance_timeout
+from sluiced.process import STOP_MARGIN
 from sluiced.tools.unit import installed, problems, seconds
 
 CONFIG = """

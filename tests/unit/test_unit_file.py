@@ -9,7 +9,8 @@ import pytest
 
 from sluiced.cli import BAD_CONFIGURATION, LOST_RANGE
 from sluiced.gate import LimitSettings
-from sluiced.kafka.source import START_TIMEOUT, STOP_TIMEOUT
+from sluiced.kafka.consumer import START_TIMEOUT
+from sluiced.kafka.source import STOP_TIMEOUT
 from sluiced.pipeline import ShutdownSettings
 from sluiced.units import Duration, Size
 

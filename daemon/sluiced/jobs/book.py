@@ -92,6 +92,7 @@ class Book:
         log.info("batch_split", batch=batch.id, records=len(batch), error=error)
         plan, halves = self.committer.plan, batch.halves()
         await self.until(lambda: plan.cut(job.work, *halves, self._attempts.clock()))
+        self.committer.settle_besides(batch, job.work)
         self.end(job)
         for half in halves:
             if plan.knows(half.id) and plan.work(half.id).jobs:

@@ -103,7 +103,7 @@ class Harvester:
             tp = TopicPartition(page[0].topic, page[0].partition)
             for r in self.accepted(page):
                 keys[tp, r.offset] = (r.key, r.timestamp)
-        held = Held(keys, set(keys), work.parts == len(work.spans))
+        held = Held(keys, set(keys), not work.apart)
         for job in work.jobs if work.written else work.jobs[:-1]:
             async for result in self._sink.results(job):
                 if result.where is not None and result.verdict.fate is not Fate.RETRY:

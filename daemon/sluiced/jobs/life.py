@@ -157,7 +157,7 @@ class Life:
     @staticmethod
     def _may_be_forgotten(work: Work) -> bool:
         """Whether what is left of it can go by the name of the whole: see Submission.deliver."""
-        return len(work.jobs) == 1 and work.parts == len(work.spans)
+        return len(work.jobs) == 1 and not work.apart
 
     async def _came_to_nothing(self, job: Job, progress: Progress) -> None:
         """The API has not worked on it, and does not say which records are to blame."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..metrics import JobState
+from ..gauges import JobState
 from .book import Job
 
 SHOWN = 50  # the oldest; of the others it is told how many there are

@@ -12,9 +12,10 @@ from ..batch import Batch
 from ..budgets import Cost
 from ..burial import Burial
 from ..errors import SourceError
+from ..metadata import JOB_ID
 from ..metrics import Metrics
 from ..outcome import Again, Fate, Refused, TooLarge, Verdict
-from ..plan import JOB_ID, Work
+from ..plan import Work
 from ..ports import DeadLetter, JobSink, Reason, Submitted, Undecided
 from ..prices import Usage
 from ..record import TopicPartition
@@ -32,7 +33,7 @@ def name_of(work_id: str, attempt: int, part: TopicPartition | None = None) -> s
 
 def _names(work: Work, *, doubtful: bool) -> tuple[str, list[str]]:
     """Its own name, and under which ones it may have been submitted before."""
-    attempt, parted = len(work.jobs) + 1, work.parts != len(work.spans)
+    attempt, parted = len(work.jobs) + 1, work.apart
     name = name_of(work.id, attempt, min(work.spans) if parted else None)
     if not doubtful:
         return name, []

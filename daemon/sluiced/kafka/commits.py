@@ -12,7 +12,7 @@ from aiokafka import OffsetAndMetadata
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetMetadataTooLargeError
 
 from ..errors import SourceError
-from ..plan import DEFAULT_LIMIT
+from ..metadata import DEFAULT_LIMIT
 from ..ports import CommitOutcome
 from .client import explain
 from .offsets import METADATA_LIMIT

@@ -13,7 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from ..errors import LostRangeError, SourceError
-from ..plan import DEFAULT_LIMIT, LEAST_LIMIT
+from ..metadata import DEFAULT_LIMIT, LEAST_LIMIT
 from ..ports import Assignment, Positions
 from ..record import TopicPartition
 from .client import CONNECT_TIMEOUT, KafkaSettings, bounded, explain

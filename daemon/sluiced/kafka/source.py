@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata
+from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata
 from aiokafka import TopicPartition as KafkaTopicPartition
 from aiokafka.errors import (
     CorruptRecordException,
@@ -27,27 +27,19 @@ from aiokafka.errors import (
 )
 
 from ..errors import LostRangeError, PositionsError, SluicedError, SourceError
-from ..plan import DEFAULT_LIMIT
+from ..metadata import DEFAULT_LIMIT
 from ..ports import CommitOutcome, Fetched, Mark, Member, Positions
 from ..record import TopicPartition
 from . import unpacking
 from .client import KafkaSettings, bounded, describe, explain
 from .commits import Commits
+from .consumer import START_TIMEOUT, consumer
 from .offsets import lost_range, metadata_limit, where_to_start
 
 log = structlog.get_logger("sluiced.kafka")
 
 STOP_TIMEOUT = 10.0  # seconds for aiokafka to leave the group and close
-START_TIMEOUT = 180.0  # seconds to join: a rebalance of others may take its whole timeout first
 SETUP_RETRY = 1.0  # seconds between attempts to learn where to start
-REBALANCE_MARGIN = 20.0  # seconds that a rebalance is given beyond our drain, the commit included
-
-
-def rebalance_timeout(drain: float) -> float:
-    """Seconds that the group waits for a member when partitions are given out anew, before it goes
-    on without it: what a member at the end of its drain still needs to join, and at least a
-    minute."""
-    return max(60.0, drain + REBALANCE_MARGIN)
 
 
 class KafkaSource(ConsumerRebalanceListener):
@@ -91,7 +83,9 @@ class KafkaSource(ConsumerRebalanceListener):
         self._member = member
         self.partitions = await self._partitions()
         self.metadata_limit = await metadata_limit(self._settings)
-        self._consumer = self._make(self.partitions)
+        self._consumer = consumer(
+            self._settings, memory=self._memory, drain=self._drain, partitions=self.partitions
+        )
         self._commits = Commits(self._consumer)
         self._consumer.subscribe(list(self._settings.topics), listener=self)
         try:
@@ -121,27 +115,6 @@ class KafkaSource(ConsumerRebalanceListener):
         """As the rebalance has found them: a topic may have got more."""
         known = [self._consumer.partitions_for_topic(t) or () for t in self._settings.topics]
         return max(self.partitions, sum(map(len, known)))
-
-    def _make(self, partitions: int) -> AIOKafkaConsumer:
-        """aiokafka buffers up to one fetch a partition and one answer a node, compressed."""
-        session = int(self._settings.session_timeout * 1000)
-        rebalance = int(rebalance_timeout(self._drain) * 1000)
-        return AIOKafkaConsumer(
-            **self._settings.client(),
-            group_id=self._settings.group_id,
-            group_instance_id=self._settings.group_instance_id,
-            enable_auto_commit=False,
-            auto_offset_reset="none",  # positions are set by us; falling off the log is an error
-            isolation_level=self._settings.isolation_level,
-            session_timeout_ms=session,
-            heartbeat_interval_ms=min(3000, session // 3),
-            rebalance_timeout_ms=rebalance,
-            request_timeout_ms=rebalance + 10_000,  # a join waits for the others' rebalance
-            max_poll_interval_ms=2**31 - 1,  # the pipeline watches its own progress
-            fetch_max_wait_ms=100,  # an idle partition must not hold up its node for longer
-            fetch_max_bytes=max(65_536, self._memory // 4),
-            max_partition_fetch_bytes=max(16_384, min(2**20, self._memory // 2 // partitions)),
-        )
 
     # --- fetching -----------------------------------------------------------------------------
 

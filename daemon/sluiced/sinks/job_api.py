@@ -27,12 +27,12 @@ from .allowances import allowances
 from .connector import Connector
 from .credentials import Credentials
 from .custom_ids import CustomIds
-from .http import lost
 from .items import excerpt
 from .job_settings import JobSettings
 from .prompt import Prompt
 from .response import retry_after
 from .settings import Line
+from .transport import lost
 from .uploads import STALL, Patience, Upload
 
 LARGEST_ANSWER = 64 * 1024**2  # bytes of a single document, and of one line of results

@@ -16,8 +16,9 @@ from ..config import Config
 from ..errors import SluicedError
 from ..kafka.peek import where_a_daemon_would_start
 from ..kafka.scan import existing, reading
+from ..metadata import ForeignPlanError, decode
 from ..outcome import Again
-from ..plan import ForeignPlanError, Work, decode
+from ..plan import Work
 from ..ports import JobSink, Progress
 from ..prices import Prices
 from ..record import TopicPartition

@@ -12,7 +12,8 @@ from ..batch import Batch, Run
 from ..config import Config
 from ..kafka.peek import where_a_daemon_would_start
 from ..kafka.scan import Reader, Span, existing, reading
-from ..plan import Entry, ForeignPlanError, Work, decode
+from ..metadata import Entry, ForeignPlanError, decode
+from ..plan import Work
 from ..ports import Assignment
 from ..prices import Prices
 from ..record import Range, Record, TopicPartition

@@ -8,10 +8,10 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..app import STOP_MARGIN
 from ..config import Config
 from ..errors import Problem
-from ..kafka.source import START_TIMEOUT
+from ..kafka.consumer import START_TIMEOUT
+from ..process import STOP_MARGIN
 from ..units import Duration
 
 ASK_TIMEOUT = 3.0  # seconds; a check is not held up by a supervisor that does not answer

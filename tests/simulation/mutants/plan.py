@@ -106,7 +106,7 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "last-record-unplanned",
-        "plan",
+        "metadata",
         'f"{entry.first - offset}+{entry.last - entry.first + 1}{_tail(entry)}"',
         'f"{entry.first - offset}+{entry.last - entry.first}{_tail(entry)}"',
         "The last record of a planned batch is not in the plan.",

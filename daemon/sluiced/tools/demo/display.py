@@ -21,7 +21,11 @@ LINE_EVERY = 2.0  # seconds between two lines where there is no terminal to draw
 
 
 class Shown(Protocol):
-    """How far things are: as one line of text, and as bars."""
+    """How far things are: as one line of text, and as bars. It is `complete` when every record is
+    somewhere."""
+
+    @property
+    def complete(self) -> bool: ...
 
     def line(self) -> str: ...
 
@@ -37,6 +41,10 @@ class Figures:
     delivered: int
     dead_lettered: int
     requests: int
+
+    @property
+    def complete(self) -> bool:
+        return self.delivered + self.dead_lettered >= self.total
 
     def line(self) -> str:
         return (

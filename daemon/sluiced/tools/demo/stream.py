@@ -65,10 +65,6 @@ class Stream:
         read = await self._consumer.getmany(*self._ends, timeout_ms=round(wait * 1000))
         return [record for records in read.values() for record in records]
 
-    async def dead_letters(self, wait: float) -> list[Letter]:
-        """Likewise, where there is nothing but dead letters."""
-        return [letter(record) for record in await self.arrived(wait)]
-
     async def checkpoint_is_complete(self, group: str) -> bool:
         """Whether the group has committed past the last record of every partition."""
         committed = await self._admin.list_consumer_group_offsets(

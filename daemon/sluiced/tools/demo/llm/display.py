@@ -22,6 +22,10 @@ class Figures:
     jobs: int
     at_work: int
 
+    @property
+    def complete(self) -> bool:
+        return self.answered + self.dead_lettered >= self.total
+
     def line(self) -> str:
         return (
             f"  produced {self.produced:,}  answered {self.answered:,}  "

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec.structs import FieldInfo, fields
 
-from .errors import Problem
-from .units import Secret, decode
+from ..errors import Problem
+from ..units import Secret, decode
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -1,126 +1,30 @@
-"""What every sink must keep, as tests: ours pass them, and those of other packages can too.
-
-Write a `Stand`, which knows the real thing behind the sink, and derive the tests from the suite:
-
-    class TestMySink(SinkContract):
-        @pytest.fixture
-        async def stand(self) -> AsyncIterator[Stand]:
-            async with MyStand() as stand:
-                yield stand
-
-They are run by pytest with anyio's own plugin. What the real thing cannot be made to do in a test
-is left out of the stand, and the tests that need it are skipped and say so.
-"""
+"""The suite itself. What it finds out, it finds out as the daemon would: by a delivery."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from random import Random
-from typing import Any
 
 import anyio
-import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from .attempts import Flight, RetrySettings
-from .batch import Batch, Run
-from .burial import Burial, DeadLetterSettings, Halt
-from .delivery import Delivery
-from .errors import SluicedError
-from .gate import Gate, LimitSettings
-from .metrics import Metrics
-from .outcome import DELIVERED, Again, Answered, Fate, Outcome, Refused, TooLarge
-from .ports import DeadLetter
-from .record import Record, TopicPartition
-from .sinks.settings import ConfiguredSink, Line, SinkSettings
-from .units import Duration, Patience, decode
+from ..attempts import Flight, RetrySettings
+from ..batch import Batch
+from ..burial import Burial, DeadLetterSettings, Halt
+from ..delivery import Delivery
+from ..errors import SluicedError
+from ..gate import Gate, LimitSettings
+from ..metrics import Metrics
+from ..outcome import DELIVERED, Again, Answered, Fate, Outcome, Refused, TooLarge
+from ..ports import DeadLetter
+from ..sinks.settings import ConfiguredSink
+from ..units import Duration, Patience
+from .stand import PlainRecord, Stand, batch_of
 
 PATIENCE = 30.0  # seconds within which anything here comes to an end
 SOON = 0.5  # seconds: the timeout of an attempt that is to run into it
-
-
-@dataclass(frozen=True, slots=True)
-class PlainRecord:
-    """A record that comes from no broker. `timestamp` in ms since 1970."""
-
-    topic: str = "pages"
-    partition: int = 0
-    offset: int = 0
-    value: bytes | None = b"{}"
-    key: bytes | None = None
-    timestamp: int = 1_767_225_600_000  # 2026-01-01
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
-def batch_of(records: Sequence[Record], pipeline: str = "pages") -> Batch:
-    """A batch of these records; those of a partition are in ascending order."""
-    runs: dict[TopicPartition, list[Record]] = {}
-    for record in records:
-        runs.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
-    return Batch.of(pipeline, [Run(tp, 1, run) for tp, run in runs.items()], "records")
-
-
-class Stand(ABC):
-    """The real thing behind a sink, empty at first, and what a test may do to it.
-
-    `bad` is a value that it refuses for its own sake.
-    """
-
-    line: Line = Line("pages")
-    bad: bytes | None = None
-
-    @abstractmethod
-    def settings(self, **keys: Any) -> SinkSettings:
-        """The sink's settings, with these keys as they would stand in a file."""
-
-    def value(self, n: int) -> bytes:
-        """The value of record `n`: one that is taken, and no other's. `n` is below 10,000."""
-        return b'{"n":%d}' % n
-
-    @abstractmethod
-    async def effects(self) -> Counter[int]:
-        """How often the record of each `n` is in effect there now."""
-
-    def gone(self) -> AbstractAsyncContextManager[None] | None:
-        """Inside of it nothing can be reached. None: that cannot be done."""
-        return None
-
-    def mute(self) -> AbstractAsyncContextManager[None] | None:
-        """Inside of it requests are taken and not answered. None: that cannot be done."""
-        return None
-
-    def babbling(self) -> AbstractAsyncContextManager[None] | None:
-        """Inside of it requests are answered by what makes no sense, and nothing is done."""
-        return None
-
-    # What the suite does with it.
-
-    @asynccontextmanager
-    async def sink(self, **keys: Any) -> AsyncIterator[ConfiguredSink]:
-        """A sink by `settings`, open."""
-        made = self.settings(**keys).build(self.line)
-        await made.open()
-        try:
-            yield made
-        finally:
-            await made.close()
-
-    def records(self, *numbers: int) -> list[Record]:
-        return [PlainRecord(offset=n, value=self.value(n)) for n in sorted(numbers)]
-
-    def batch(self, *numbers: int) -> Batch:
-        return batch_of(self.records(*numbers), self.line.name)
-
-
-def read(kind: type[SinkSettings], **keys: Any) -> SinkSettings:
-    """Settings from keys as they stand in a file. Raises msgspec.ValidationError."""
-    table = {"type": kind.__struct_config__.tag, **keys}
-    return msgspec.convert(table, kind, strict=True, dec_hook=decode)
 
 
 class _Buried:
