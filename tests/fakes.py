@@ -27,7 +27,7 @@ from typing import TypeAlias
 import anyio
 from prometheus_client import CollectorRegistry
 
-from sluiced.attempts import RetrySettings
+from sluiced.attempts import Attempts, RetrySettings
 from sluiced.batch import Batch, Run
 from sluiced.burial import Burial, DeadLetterSettings, Halt
 from sluiced.delivery import Delivery
@@ -411,16 +411,8 @@ class Rig:
         self.halt = Halt()
         settings = dead_letter or DeadLetterSettings(topic="pages.dead", max_ratio=1.0)
         self.burial = Burial(settings, self.dead_letters, self.halt, self.metrics)
-        self.delivery = Delivery(
-            retry or RetrySettings(),
-            self.switch,
-            self.burial,
-            self.gate,
-            self.metrics,
-            clock=anyio.current_time,
-            wall=wall,
-            random=Random(seed),
-        )
+        self.retry = retry or RetrySettings()
+        self.delivery = Delivery(self.switch, self.burial, self.attempts(seed), self.metrics)
         self._record = record or RecordSettings()
         self._memory, self._drain = memory, drain
         self.window = window or WindowSettings()
@@ -429,6 +421,17 @@ class Rig:
         self.stop = anyio.Event()
         self.error: Exception | None = None
         self.ended_at: float | None = None
+
+    def attempts(self, seed: int = 0) -> Attempts:
+        return Attempts(
+            self.retry,
+            self.gate,
+            self.halt,
+            self.metrics,
+            clock=anyio.current_time,
+            wall=wall,
+            random=Random(seed),
+        )
 
     def make(self, identifies: Identifies = "batch") -> Pipeline:
         """A pipeline of these parts; a second one is what a restart of the daemon makes."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from random import Random
 
 import anyio
 
@@ -214,16 +213,12 @@ class JobRig(Rig):
         )
         self.jobs = Jobs(
             "pages",
-            self.delivery.attempts.settings,
             self.api,
             self.originals,
             harvester,
             self.burial,
-            self.gate,
+            self.attempts(),
             self.metrics,
-            clock=anyio.current_time,
-            wall=wall,
-            random=Random(0),
         )
         return Pipeline(
             "pages",

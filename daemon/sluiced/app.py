@@ -16,6 +16,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 
 from . import notify
 from .admin import Admin
+from .attempts import Attempts
 from .burial import Burial, Halt
 from .config import Config
 from .delivery import Delivery
@@ -160,19 +161,21 @@ class Daemon:
         )
 
     def _delivery(self, burial: Burial, gate: Gate, intake: Intake) -> Delivery | Jobs:
-        if self.results is not None:
-            return self._jobs(self.results, burial, gate, intake)
-        return Delivery(
+        attempts = Attempts(
             self.config.retry,
-            self.sink,
-            burial,
             gate,
+            burial.halt,
             self.metrics,
             clock=time.monotonic,
             wall=time.time,
         )
+        if self.results is not None:
+            return self._jobs(self.results, burial, attempts, intake)
+        return Delivery(self.sink, burial, attempts, self.metrics)
 
-    def _jobs(self, results: KafkaResults, burial: Burial, gate: Gate, intake: Intake) -> Jobs:
+    def _jobs(
+        self, results: KafkaResults, burial: Burial, attempts: Attempts, intake: Intake
+    ) -> Jobs:
         """In place of a Delivery where the sink is one of jobs."""
         originals = KafkaOriginals(self.config.kafka)
         sink = self.config.sink
@@ -183,16 +186,13 @@ class Daemon:
         )
         return Jobs(
             self.config.name,
-            self.config.retry,
             self.sink,
             originals,
             harvester,
             burial,
-            gate,
+            attempts,
             self.metrics,
-            clock=time.monotonic,
-            wall=time.time,
-            spending=spending,
+            spending,
         )
 
     def _expected(self, records: Sequence[Record]) -> Iterable[Usage]:

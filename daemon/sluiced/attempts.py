@@ -61,7 +61,7 @@ class Flight:
     touched: float = 0.0
     delivered: int = 0
     buried: int = 0
-    held: bool = False  # by a limit of the API's or of the user's
+    held: bool = False  # by a limit of the API's or of the user's, or until it may look again
     budgeted: float = 0.0  # seconds for which budgets have held it of what it carries
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
@@ -156,6 +156,10 @@ class Attempts:
         """The request is over, whatever has come of it."""
         longest = float(self.settings.max_delay)
         self.gate.settle(ticket, feedback, self.clock(), longest, sent=sent)
+
+    def told(self, feedback: Feedback | None) -> None:
+        """What the API says of its limits, to a question that is not counted as a request."""
+        self.gate.told(feedback, self.clock(), float(self.settings.max_delay))
 
     def heard(self, answer: T) -> T:
         """Notes what an answer says of the sink."""

@@ -174,8 +174,11 @@ class Budgets:
         """The smallest limit of this kind, infinite where there is none."""
         return min((b.limit for b in self if b.what == what), default=float("inf"))
 
-    def cost(self, batch: Batch) -> Cost:
-        tokens = self._counter.of(batch.records, batch.size)
+    def cost(self, batch: Batch, tokens: int | None = None) -> Cost:
+        """`tokens` is an estimate that knows more than the size of the values; what records say of
+        themselves goes before it."""
+        if tokens is None or self._counter.pointer is not None:
+            tokens = self._counter.of(batch.records, batch.size)
         return Cost(len(batch), batch.size, tokens)
 
     def excess(self, cost: Cost) -> str | None:
@@ -218,11 +221,13 @@ class Budgets:
         if not sent:
             for budget, use in ticket.uses:
                 budget.correct(use, -getattr(ticket.cost, budget.what))
-        if feedback is None:
-            return
-        if feedback.tokens is not None:
+        if feedback is not None and feedback.tokens is not None:
             self._correct(ticket, feedback.tokens)
-        for allowance in feedback.allowances:
+        self.told(feedback, now, longest)
+
+    def told(self, feedback: Feedback | None, now: float, longest: float) -> None:
+        """What the API says of its own limits, to whatever it was asked."""
+        for allowance in () if feedback is None else feedback.allowances:
             open_ = getattr(self._open, allowance.what)
             self._told[allowance.what] = _Told(allowance, open_, now, longest)
 

@@ -154,10 +154,11 @@ class Burial:
             self._ratio.add(count, refused=False)
 
     async def bury(self, letters: Sequence[DeadLetter]) -> bool:
-        """True once all letters are acknowledged.
+        """True once all letters, which have one reason, are acknowledged.
 
         While the pipeline is halted this waits. False means that a person has lifted a halt that
-        these very records caused, and that they are to be tried again.
+        these very records caused, and that they are to be tried again. Not so what is invalid: it
+        would be so again, and to go on is to bury it.
         """
         await self.halt.passed()
         letters = [_of_the_original(letter) for letter in letters]
@@ -177,7 +178,8 @@ class Burial:
             )
             await self.halt.passed()
             self._ratio.clear()
-            return False
+            if first.reason != "invalid":
+                return False
         await self._acknowledged(letters)
         if counted:
             self._ratio.add(counted, refused=True)

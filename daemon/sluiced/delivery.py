@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Literal
 
 import anyio
 import structlog
 
 from .adaptive import Push
-from .attempts import Attempts, Flight, RetrySettings
+from .attempts import Attempts, Flight
 from .batch import Batch
 from .budgets import Cost, Ticket
 from .burial import Burial
-from .gate import Gate
 from .metrics import BatchOutcome, Metrics
 from .outcome import DELIVERED, Again, Answered, Fate, Outcome, Refused, TooLarge, Verdict
 from .ports import DeadLetter, Reason, Sink
@@ -41,30 +39,16 @@ class _Part:
 
 
 class Delivery:
-    """Delivers batches. `clock` gives seconds that only go forward, `wall` seconds since 1970."""
+    """Delivers batches."""
 
-    def __init__(
-        self,
-        settings: RetrySettings,
-        sink: Sink,
-        burial: Burial,
-        gate: Gate,
-        metrics: Metrics,
-        *,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
-        random: Random | None = None,
-    ) -> None:
-        self.attempts = Attempts(
-            settings, gate, burial.halt, metrics, clock=clock, wall=wall, random=random
-        )
-        self.health, self.history = self.attempts.health, self.attempts.history
-        self.wall = wall
+    def __init__(self, sink: Sink, burial: Burial, attempts: Attempts, metrics: Metrics) -> None:
+        self.attempts, self.wall = attempts, attempts.wall
+        self.health, self.history = attempts.health, attempts.history
         self._sink = sink
         self._burial = burial
-        self._gate = gate
+        self._gate = attempts.gate
         self._metrics = metrics
-        self._clock = clock
+        self._clock = attempts.clock
 
     async def deliver(self, flight: Flight) -> None:
         """Returns once every record of the batch is delivered or buried; never sooner.

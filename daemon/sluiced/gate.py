@@ -124,8 +124,8 @@ class Gate:
         """No request before `until`; an earlier hold is not shortened."""
         self._held_until = max(self._held_until, until)
 
-    def cost(self, batch: Batch) -> Cost:
-        return self.budgets.cost(batch)
+    def cost(self, batch: Batch, tokens: int | None = None) -> Cost:
+        return self.budgets.cost(batch, tokens)
 
     def wait(self, cost: Cost, now: float) -> Wait:
         """How long a request of this cost has to wait, if no other one goes before it."""
@@ -160,3 +160,7 @@ class Gate:
     ) -> None:
         """It is over. `longest` is how long the API may hold us by its own account, in seconds."""
         self.budgets.settle(ticket, feedback, now, longest, sent)
+
+    def told(self, feedback: Feedback | None, now: float, longest: float) -> None:
+        """The API has said something of its limits with an answer that was nobody's ticket."""
+        self.budgets.told(feedback, now, longest)

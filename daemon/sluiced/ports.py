@@ -179,6 +179,9 @@ class Positions(Protocol):
 
 # --- APIs that make a job of a batch -------------------------------------------------------------
 
+# Seconds without a word of a job after which the API counts as silent, in alerts too.
+SILENCE = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
@@ -195,6 +198,7 @@ class Undecided:
     Without a `job` none was found, which is to be seen once more before it counts."""
 
     job: str = ""
+    feedback: Feedback | None = None
 
 
 # working: later. ended: there are results. failed: it was not worked on. missing: there is none.
@@ -213,6 +217,7 @@ class Progress:
     `queue_full` that it was one too many, or that the account is to blame; where both are False,
     `error` is all that is known. `cancelled` that somebody has asked for its end. `created` is when
     the API made it, in seconds since 1970.
+    `feedback` is what it says of its limits, which are those of submissions too.
     """
 
     state: JobState
@@ -224,6 +229,7 @@ class Progress:
     error: str = ""
     cancelled: bool = False
     created: float | None = None
+    feedback: Feedback | None = None
 
 
 @dataclass(frozen=True, slots=True)

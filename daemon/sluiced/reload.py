@@ -219,11 +219,11 @@ class Reload:
             while not self._asked:
                 await self._bell.heard()
             self._asked = False
-            if self._pipeline.stopping:
+            if self._pipeline.tasks.stopping:
                 continue
             notify.reloading()
             text = await self.once(path)
-            if not self._pipeline.stopping:
+            if not self._pipeline.tasks.stopping:
                 notify.ready(text)
 
     async def once(self, path: Path) -> str:
@@ -269,9 +269,9 @@ class Reload:
         logs.configure(config.log)
         pipeline = self._pipeline
         pipeline.buffer.adopt(config.window)
-        pipeline.adopt(config.limits, most_records(config))
+        pipeline.outflow.adopt(config.limits, most_records(config))
         self._metrics.limits(pipeline.gate.limits)
-        pipeline.memory, _ = memory(config)
+        pipeline.memory.limit, _ = memory(config)
         pipeline.drain = float(config.shutdown.drain)
         pipeline.adopt_retry(config.retry)
         pipeline.burial.adopt(config.dead_letter)

@@ -47,12 +47,12 @@ class Status:
         """None while the process works; otherwise what does not, and only a restart cures."""
         p = self._pipeline
         now = p.clock()
-        if p.fatal is not None:
-            return f"a task has died: {type(p.fatal).__name__}"
-        if (idle := now - p.last_turn) > STUCK and not p.stopping:
+        if p.tasks.fatal is not None:
+            return f"a task has died: {type(p.tasks.fatal).__name__}"
+        if (idle := now - p.inflow.last_turn) > STUCK and not p.tasks.stopping:
             return f"nothing was fetched or waited for in {idle:.0f} s"
         if p.burial.halt.reason is None:
-            for flight in p.flights.values():
+            for flight in p.outflow.flights.values():
                 idle = now - flight.touched
                 if not flight.held and idle > 2 * self._attempt + 60:
                     return f"batch {flight.batch.id} has shown no sign of life for {idle:.0f} s"
@@ -60,15 +60,15 @@ class Status:
 
     def state(self) -> tuple[State, str]:
         p = self._pipeline
-        if p.stopping:
+        if p.tasks.stopping:
             return "draining", "the daemon is stopping"
         if p.burial.halt.reason is not None:
             return "halted", p.burial.halt.reason
         if p.delivery.health.outage is not None:
             return "outage", p.delivery.health.outage
-        if not p.member:
+        if not p.inflow.member:
             return "starting", "no partitions have been assigned yet"
-        if not p.timetable.open and p.finished():
+        if not p.inflow.timetable.open and p.inflow.finished():
             active = p.buffer.windows.settings.active
             until = f"until {active.until(p.delivery.wall())}" if active else ""
             at_work = len(p.jobs.jobs) if p.jobs is not None else 0
@@ -99,34 +99,38 @@ class Status:
         jobs = () if p.jobs is None else p.jobs.jobs
         return Gauges(
             state=self.state()[0],
-            memory_used_bytes=p.occupied(),
+            memory_used_bytes=p.memory.occupied(),
             checkpoint_age_seconds=now - p.committer.moved_at,
-            log_starts={tp: start for tp, start in p.starts.items() if tp in checkpoints},
+            log_starts={tp: start for tp, start in p.watch.starts.items() if tp in checkpoints},
             buffered_records=p.buffer.records + p.recovery.records,
             buffered_bytes=p.buffer.bytes,
-            memory_limit_bytes=p.memory,
-            in_flight_batches=len(p.flights),
+            memory_limit_bytes=p.memory.limit,
+            in_flight_batches=len(p.outflow.flights),
             oldest_unflushed_seconds=self._waiting(now),
             stopped_partitions=len(p.source.stopped),
             sink_up=p.delivery.health.outage is None,
-            active=p.timetable.open,
+            active=p.inflow.timetable.open,
             catch_up_seconds=nan if (left := self._catch_up()) is None else left,
             oldest_job_seconds=seen.oldest(jobs, now, p.delivery.wall()),
             job_unseen_seconds=seen.unseen(jobs, now),
             jobs=seen.states(jobs),
             checkpoints=checkpoints,
             visible={tp: ms / 1000 for tp in checkpoints if (ms := p.freshness.until(tp))},
-            lags={tp: self._end(tp) - offset for tp, offset in checkpoints.items() if tp in p.ends},
+            lags={
+                tp: self._end(tp) - offset
+                for tp, offset in checkpoints.items()
+                if tp in p.watch.ends
+            },
         )
 
     def _held(self) -> Wait:
         """By which limit the next request is held back, if by any."""
         p = self._pipeline
-        return p.gate.holding(p.clock()) if p.flights else NO_WAIT
+        return p.gate.holding(p.clock()) if p.outflow.flights else NO_WAIT
 
     def _waiting(self, now: float) -> float:
         """Seconds since the oldest record that is not done was buffered; 0 if there is none."""
-        since = [f.batch.since for f in self._pipeline.flights.values()]
+        since = [f.batch.since for f in self._pipeline.outflow.flights.values()]
         buffered = self._pipeline.buffer.since()
         return now - min([*since, *([] if buffered is None else [buffered])], default=now)
 
@@ -136,17 +140,17 @@ class Status:
         than goes out at once, has caught up: a steady stream always has something on its way."""
         p = self._pipeline
         checkpoints = p.ledger.last_committed()
-        if not checkpoints.keys() <= p.ends.keys():
+        if not checkpoints.keys() <= p.watch.ends.keys():
             return None
         behind = len(p.buffer.closed) > p.gate.slots or any(
-            p.ends[tp] > p.ledger.position(tp) for tp in checkpoints
+            p.watch.ends[tp] > p.ledger.position(tp) for tp in checkpoints
         )
         left = sum(self._end(tp) - offset for tp, offset in checkpoints.items()) if behind else 0
-        return p.pace.catch_up(left)
+        return p.watch.pace.catch_up(left)
 
     def _end(self, tp: TopicPartition) -> int:
         """Of the log: looked up a while ago, and more may have been fetched since."""
-        return max(self._pipeline.ends[tp], self._pipeline.ledger.position(tp))
+        return max(self._pipeline.watch.ends[tp], self._pipeline.ledger.position(tp))
 
     def report(self) -> dict[str, Any]:
         """The body of `/status`."""
@@ -179,13 +183,13 @@ class Status:
                     "age_seconds": round(now - flight.started, 3),
                     "closed_by": flight.batch.closed_by,
                 }
-                for flight in p.flights.values()
+                for flight in p.outflow.flights.values()
             ],
             "jobs": None if p.jobs is None else seen.report(p.jobs.jobs, now, p.delivery.wall()),
             "schedule": {
                 "active": None if window.active is None else str(window.active),
                 "align": None if window.align is None else str(window.align),
-                "open": p.timetable.open,
+                "open": p.inflow.timetable.open,
                 "changes_at": self._changes_at(),
             },
             "catch_up_seconds": None if (left := self._catch_up()) is None else round(left, 1),
@@ -197,7 +201,7 @@ class Status:
             "totals": p.metrics.totals(),
             "limits": [
                 {"name": "max_in_flight", "limit": p.gate.slots, "used": p.gate.taken},
-                {"name": "memory", "limit": p.memory, "used": p.occupied()},
+                {"name": "memory", "limit": p.memory.limit, "used": p.memory.occupied()},
                 *(
                     {
                         "name": b.name,
@@ -229,7 +233,7 @@ class Status:
         p = self._pipeline
         checkpoint = p.ledger.last_committed()[tp]
         visible = p.freshness.until(tp)
-        end = self._end(tp) if tp in p.ends else None
+        end = self._end(tp) if tp in p.watch.ends else None
         lag = None if end is None else end - checkpoint
         return {
             "topic": tp.topic,

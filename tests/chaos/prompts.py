@@ -14,6 +14,7 @@ import anyio
 from aiokafka.errors import KafkaError
 
 from brokers.base import Message
+from harness.daemon import JOBS
 
 from .audit import Findings
 from .book import digest
@@ -25,51 +26,6 @@ from .subject import Span, Stage
 
 _ATTEMPTS = 6  # [retry] max_item_attempts
 _LOOK_EVERY = 0.5  # seconds between two looks at what is committed
-
-_CONFIG = """\
-name = "pages"
-
-[kafka]
-bootstrap_servers = ["{bootstrap}"]
-group_id = "{group}"
-topics = ["{topic}"]
-session_timeout = "6s"
-{kafka}
-
-[window]
-max_records = 100
-max_age = "300ms"
-{window}
-
-[sink]
-type = "{type}"
-api_key = {{ file = "{key}" }}
-base_url = "{url}/v1"
-poll = "200ms"
-timeout = "5s"
-connect_timeout = "2s"
-
-[results]
-topic = "{topic}.answers"
-
-[retry]
-first_delay = "20ms"
-max_delay = "200ms"
-max_item_attempts = {attempts}
-
-[limits]
-max_in_flight = 4
-
-[dead_letter]
-topic = "{dead}"
-
-[admin]
-listen = "127.0.0.1:{port}"
-
-[log]
-level = "debug"
-format = "json"
-"""
 
 
 class Prompts:
@@ -105,12 +61,17 @@ class Prompts:
         key.write_text("sk-0123456789")
         key.chmod(0o600)
         return {
-            "config": _CONFIG,
+            "config": JOBS,
             "type": f"{self._company}-batch",
             "url": url,
-            "key": str(key),
+            "key": f'{{ file = "{key}" }}',
             "window": f'span = "{self._span}"',
-            "attempts": str(_ATTEMPTS),
+            "max_age": "300ms",
+            "sink": 'timeout = "5s"\nconnect_timeout = "2s"',
+            "results": "",
+            "retry": f"max_item_attempts = {_ATTEMPTS}",
+            "limits": "max_in_flight = 4",
+            "drain": "30s",
         }
 
     def message(self, number: int, partitions: int, random: Random) -> Message:

@@ -159,12 +159,13 @@ def _wrong(
 
 def _submitted_twice(told: Mapping[Coordinates, Sequence[Booked]]) -> list[Coordinates]:
     """Records that went into a job although one before it had them, or might have done them: it had
-    not ended, or had said that they are done or refused."""
+    not ended, or had said that they are done or refused. One that has failed has done nothing, and
+    names records only so that nobody asks for them again: whoever did not hear of it may."""
     return [
         place
         for place, jobs in sorted(told.items())
         if any(
-            before.said[place][0] not in ("again", "missing")
+            (before.status != "failed" and before.said[place][0] not in ("again", "missing"))
             or before.ended is None
             or before.ended > after.created
             for before, after in pairwise(jobs)

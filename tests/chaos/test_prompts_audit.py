@@ -117,6 +117,16 @@ def test_an_answer_of_a_second_job_is_one_too_many() -> None:
     assert [v.splitlines()[0] for v in violations] == ["answered by two jobs: 1"]
 
 
+def test_what_a_failed_job_has_refused_may_be_submitted_again_by_who_has_not_heard_of_it() -> None:
+    first = replace(FIRST, status="failed", said={REFUSED: ("refused", "")})
+    second = replace(SECOND, said={REFUSED: ("refused", ""), **SECOND.said})
+    done = replace(SECOND, id="c", created=5.0, ended=6.0, said={GOOD: ("done", "its")})
+    known = _booked(first, second, done, results=[_result(job="c")])
+    assert audit(known, named=True).counts["prompts submitted twice"] == 0
+    too_soon = _booked(replace(first, ended=3.5), second, done, results=[_result(job="c")])
+    assert audit(too_soon, named=True).counts["prompts submitted twice"] == 1
+
+
 @pytest.mark.parametrize(
     "second",
     [

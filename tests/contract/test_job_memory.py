@@ -1,7 +1,8 @@
-"""The results of a job do not live in memory: a real download, taken in to its end.
+"""Neither the requests nor the results of a job live in memory: a real upload, and a real download
+that is taken in to its end.
 
-SLUICED_RESULT_MB=200 makes the file as large as it may be at OpenAI; it is smaller otherwise, so
-that the suite stays quick.
+SLUICED_RESULT_MB=200 makes the files as large as they may be at OpenAI; they are smaller otherwise,
+so that the suite stays quick.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import tracemalloc
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -17,18 +19,19 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from fakes import FakeDeadLetters, Log, wall
+from fakes import FakeDeadLetters, FakeRecord, Log, wall
 from job_fakes import FakeOriginals
+from sluiced.batch import Batch, Run
 from sluiced.burial import Burial, DeadLetterSettings, Halt
 from sluiced.intake import Intake, RecordSettings
 from sluiced.jobs import Harvester
 from sluiced.jobs.harvest import Harvest
 from sluiced.metrics import Metrics
 from sluiced.plan import Work
-from sluiced.ports import JobAnswer
+from sluiced.ports import JobAnswer, Submitted
 from sluiced.record import TopicPartition
 from sluiced.sinks.custom_ids import CustomIds
-from sluiced.sinks.job_settings import OpenAIBatchSettings
+from sluiced.sinks.job_settings import AnthropicBatchSettings, OpenAIBatchSettings
 from sluiced.sinks.openai_batch import OpenAIBatch
 from sluiced.sinks.settings import Line
 from sluiced.units import decode
@@ -69,13 +72,50 @@ async def job(request: web.Request) -> web.Response:
     return web.json_response({"id": "batch_1", "status": "completed", "output_file_id": "file_1"})
 
 
+async def swallowed(request: web.Request) -> web.Response:
+    """A file, or a job in one request."""
+    request.app[TAKEN].append(sum([len(piece) async for piece in request.content.iter_any()]))
+    return web.json_response({"id": "made_1"})
+
+
+async def no_jobs(request: web.Request) -> web.Response:
+    return web.json_response({"data": []})
+
+
 IDS = web.AppKey("ids", CustomIds)
 LOG = web.AppKey("log", Log)
+TAKEN = web.AppKey("taken", list[int])
+
+
+@asynccontextmanager
+async def opened(app: web.Application, kind: str = "openai") -> AsyncIterator[Any]:
+    """A sink for the API that this is."""
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    table: dict[str, Any] = {
+        "type": f"{kind}-batch",
+        "api_key": {"env": "API_KEY"},
+        "base_url": f"http://127.0.0.1:{port}/v1",
+    }
+    shape: type[Any] = OpenAIBatchSettings if kind == "openai" else AnthropicBatchSettings
+    made = msgspec.convert(table, shape, dec_hook=decode).build(Line("pages", [TP.topic]))
+    await made.open()
+    try:
+        yield made
+    finally:
+        await made.close()
+        await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "sk-secret")
 
 
 @pytest.fixture
-async def sink(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[OpenAIBatch, Log]]:
-    monkeypatch.setenv("API_KEY", "sk-secret")
+async def sink() -> AsyncIterator[tuple[OpenAIBatch, Log]]:
     log = Log(TP)
     for n in range(MEGABYTES * 1024**2 // TEXT):
         log.append(b"{}", tp=TP, key=b"k%d" % n)
@@ -83,22 +123,8 @@ async def sink(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[OpenAIBat
     app[LOG], app[IDS] = log, CustomIds("pages", [TP.topic])
     app.router.add_get("/v1/batches/batch_1", job)
     app.router.add_get("/v1/files/file_1/content", content)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    table: dict[str, Any] = {
-        "type": "openai-batch",
-        "api_key": {"env": "API_KEY"},
-        "base_url": f"http://127.0.0.1:{port}/v1",
-    }
-    settings = msgspec.convert(table, OpenAIBatchSettings, dec_hook=decode)
-    made = OpenAIBatch(settings, Line("pages", [TP.topic]))
-    await made.open()
-    yield made, log
-    await made.close()
-    await runner.cleanup()
+    async with opened(app) as made:
+        yield made, log
 
 
 async def test_the_results_of_a_job_pass_through_and_do_not_stay_in_memory(
@@ -124,3 +150,28 @@ async def test_the_results_of_a_job_pass_through_and_do_not_stay_in_memory(
     assert harvest.left == {}
     assert results.bytes > MEGABYTES * 1024**2
     assert peak < BUFFERS + count * ENTRY
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+async def test_the_requests_of_a_job_are_made_while_they_are_sent(kind: str) -> None:
+    app = web.Application()
+    taken = app[TAKEN] = []
+    for path in ("/v1/files", "/v1/batches", "/v1/messages/batches"):
+        app.router.add_post(path, swallowed)
+    app.router.add_get("/v1/batches", no_jobs)
+    value = msgspec.json.encode({"model": "m", "max_tokens": 5, "messages": ["x" * TEXT]})
+    size = min(MEGABYTES, 180) * 1024**2  # OpenAI takes no more than 200 MB
+    count = size // TEXT
+    records = [FakeRecord(TP.topic, 0, n, value) for n in range(count)]
+    batch = Batch.of("pages", [Run(TP, 1, records)], "records")
+    async with opened(app, kind) as made:
+        tracemalloc.start()
+        try:
+            assert await made.submit(batch, "name-1") == Submitted("made_1")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    print(f"{max(taken) / 1e6:.0f} MB in {count} requests, with {peak / 1e6:.1f} MB at most")
+    assert max(taken) > size
+    assert peak < BUFFERS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from providers.anthropic import Anthropic, errored
 from providers.anthropic import told as claude_told
 from sluiced.batch import Batch, Run
 from sluiced.errors import SluicedError
+from sluiced.feedback import Allowance, Feedback
 from sluiced.outcome import Again, Fate, Refused, TooLarge
 from sluiced.ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from sluiced.record import TopicPartition
@@ -399,6 +400,33 @@ async def test_a_429_that_says_no_more_than_when_the_limit_is_back_is_heeded(cas
     assert answer.after == 360 if case.kind == "openai" else answer.after > 1e9
 
 
+async def test_limits_are_heard_of_whatever_was_asked(case: Case) -> None:
+    header = {"openai": "x-ratelimit-remaining-requests"}
+    left = Feedback((Allowance("requests", 7.0, refills=True),))
+    async with case.open() as sink:
+        job = await submitted(sink)
+        case.api.headers[header.get(case.kind, "anthropic-ratelimit-requests-remaining")] = "7"
+        assert (await sink.poll(job)).feedback == left
+        assert (await sink.poll("job_of_nobody")).feedback == left
+        at_work = await sink.find(batch_of(), NAME, [])
+        assert isinstance(at_work, Submitted if case.kind == "openai" else Undecided)
+        assert at_work.feedback == left
+        assert await sink.find(batch_of(first=50), "other", [job]) == Undecided(feedback=left)
+        case.clock.now += 1000
+        assert (await sink.poll(job)).feedback == left
+        found = await sink.find(batch_of(), NAME, [])
+        assert found == Submitted(job, left)
+
+
+async def test_a_wish_to_be_left_alone_is_heeded_while_looking_for_a_job(case: Case) -> None:
+    async with case.open() as sink:
+        case.api.throttled = lambda: as_json({}, 429, Retry_After="20")
+        case.api.faults["batches throttled"] = 1
+        answer = await sink.find(batch_of(), NAME, [])
+    assert isinstance(answer, Again)
+    assert (answer.reason, answer.status, answer.after) == ("throttled", "429", 20)
+
+
 async def test_a_refusal_that_names_a_line_says_which_record_that_is(case: Case) -> None:
     detail = {"type": "invalid_request_error", "message": "requests.1.params: no", "line": 2}
     async with case.open() as sink:
@@ -481,12 +509,12 @@ async def test_a_file_that_cannot_be_deleted_now_is_deleted_before_anything_else
     async with theirs.open() as sink:
         theirs.api.faults["upload lost"] = 1
         await sink.submit(batch_of(), NAME)
-        assert await sink.find(batch_of(), NAME, []) == Undecided()
-        theirs.clock.now += 60
         theirs.api.faults["delete unavailable"] = 1
         assert isinstance(await sink.find(batch_of(), NAME, []), Again)
-        assert await sink.find(batch_of(), NAME, []) is None
+        assert await sink.find(batch_of(), NAME, []) == Undecided()
         assert theirs.api.files == {}
+        theirs.clock.now += 60
+        assert await sink.find(batch_of(), NAME, []) is None
 
 
 async def test_a_file_is_found_whoever_has_uploaded_it_and_however_often_that_one_died(
@@ -566,6 +594,78 @@ async def test_no_job_is_found_before_its_unused_file_is_deleted(theirs: Case) -
         assert isinstance(await theirs.found(batch_of()), Again)
         assert await theirs.found(batch_of()) is None
     assert theirs.api.files == {}
+
+
+@asynccontextmanager
+async def next_owner(case: Case, meanwhile: Callable[[Any], Any]) -> AsyncIterator[Any]:
+    """A sink that is frozen when its file is uploaded, until another one has done something."""
+    async with case.open() as sink:
+        other = OpenAIBatch(sink.settings, sink.line)
+        other.clock = case.clock
+        await other.open()
+
+        async def thaw(verb: str) -> None:
+            if verb == "upload":
+                case.api.answered = None
+                await meanwhile(other)
+
+        case.api.answered = thaw
+        try:
+            yield sink
+        finally:
+            await other.close()
+
+
+async def test_a_file_of_which_the_next_owner_has_found_no_job_makes_none_any_more(
+    theirs: Case,
+) -> None:
+    async def looks(other: Any) -> None:
+        assert await other.find(batch_of(), NAME, []) == Undecided()
+        theirs.clock.now += other.poll_every
+        assert await other.find(batch_of(), NAME, []) is None
+
+    async with next_owner(theirs, looks) as sink:
+        answer = await sink.submit(batch_of(), NAME)
+    assert isinstance(answer, Again), "it is not the records that are to blame"
+    assert answer.doubtful, "and so it is looked for"
+    assert answer.error.startswith("somebody has deleted the uploaded file")
+    assert theirs.api.jobs == theirs.api.files == {}
+
+
+async def test_a_file_is_deleted_before_its_job_is_looked_for_once_more(theirs: Case) -> None:
+    """What is made of it until then is found, and later nothing can be."""
+    async with theirs.open() as sink:
+        theirs.api.faults["create unavailable"] = 1
+        await sink.submit(batch_of(), NAME)
+        assert len(theirs.api.files) == 1
+        assert await sink.find(batch_of(), NAME, []) == Undecided()
+        assert theirs.api.files == {}
+
+
+async def test_right_before_a_job_is_made_it_is_looked_whether_somebody_was_faster(
+    theirs: Case,
+) -> None:
+    made: list[Submitted] = []
+
+    async def submits(other: Any) -> None:
+        made.append(await other.submit(batch_of(), NAME))
+
+    async with next_owner(theirs, submits) as sink:
+        assert await sink.submit(batch_of(), NAME) == made[0]
+    assert len(theirs.api.jobs) == len(theirs.api.files) == 1
+
+
+@pytest.mark.parametrize("fault", ["unavailable", "throttled"])
+async def test_trouble_with_that_look_leaves_no_doubt_and_costs_no_second_upload(
+    theirs: Case, fault: str
+) -> None:
+    async with theirs.open() as sink:
+        theirs.api.faults[f"batches {fault}"] = 1
+        answer = await sink.submit(batch_of(), NAME)
+        assert isinstance(answer, Again)
+        assert not answer.doubtful
+        await submitted(sink)
+    assert theirs.posts("/v1/files") == theirs.posts("/v1/batches") == 1
 
 
 async def test_a_job_that_failed_for_some_lines_names_their_records(theirs: Case) -> None:

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict
 
 from providers.anthropic import Anthropic, errored
 from sluiced.tools.demo.openai_api import OpenAI, told
-from sluiced.tools.demo.provider import Pace, served
+from sluiced.tools.demo.provider import Pace, Provider, served
 
 pytestmark = pytest.mark.anyio
 
@@ -164,6 +164,25 @@ async def messages(claude: Anthropic) -> AsyncIterator[AsyncAnthropic]:
 def line(custom_id: str, **changes: Any) -> dict[str, Any]:
     body = {"model": "m", "messages": [{"role": "user", "content": custom_id}]}
     return {"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body, **changes}
+
+
+async def at_fault(
+    package: Any, client: Any, api: Provider, verb: str, call: Callable[[Any], Any]
+) -> Any:
+    """Each fault of a request is an error of its own to the official package. Returns that of the
+    throttled one."""
+    api.faults[f"{verb} throttled"] = 1
+    with pytest.raises(package.RateLimitError) as throttled:
+        await call(client)
+
+    api.faults[f"{verb} unavailable"] = 1
+    with pytest.raises(package.InternalServerError):
+        await call(client)
+
+    api.faults[f"{verb} lost"] = 1
+    with pytest.raises(package.APIConnectionError):
+        await call(client)
+    return throttled.value
 
 
 def ratelimits(response: httpx.Response) -> set[str]:
@@ -483,24 +502,14 @@ async def test_files_are_listed_by_purpose_and_in_either_order(
 async def test_openai_is_throttled_unavailable_and_lost_on_request(
     client: AsyncOpenAI, api: OpenAI, verb: str, call: Callable[[AsyncOpenAI], Any]
 ) -> None:
-    api.faults[f"{verb} throttled"] = 1
-    with pytest.raises(openai.RateLimitError) as throttled:
-        await call(client)
-    assert throttled.value.response.headers["retry-after-ms"] == "20"
-    assert throttled.value.code == "rate_limit_exceeded"
-    assert ratelimits(throttled.value.response) == {
+    throttled = await at_fault(openai, client, api, verb, call)
+    assert throttled.response.headers["retry-after-ms"] == "20"
+    assert throttled.code == "rate_limit_exceeded"
+    assert ratelimits(throttled.response) == {
         f"x-ratelimit-{what}-{kind}"
         for what in ("limit", "remaining", "reset")
         for kind in ("requests", "tokens")
     }
-
-    api.faults[f"{verb} unavailable"] = 1
-    with pytest.raises(openai.InternalServerError):
-        await call(client)
-
-    api.faults[f"{verb} lost"] = 1
-    with pytest.raises(openai.APIConnectionError):
-        await call(client)
 
 
 async def test_a_batch_whose_creation_was_lost_is_found_by_its_metadata(
@@ -676,23 +685,13 @@ async def test_anthropic_is_throttled_unavailable_and_lost_on_request(
     verb: str,
     call: Callable[[AsyncAnthropic], Any],
 ) -> None:
-    claude.faults[f"{verb} throttled"] = 1
-    with pytest.raises(anthropic.RateLimitError) as throttled:
-        await call(messages)
-    assert throttled.value.response.headers["retry-after"] == "0.02"
-    assert ratelimits(throttled.value.response) == {
+    throttled = await at_fault(anthropic, messages, claude, verb, call)
+    assert throttled.response.headers["retry-after"] == "0.02"
+    assert ratelimits(throttled.response) == {
         f"anthropic-ratelimit-{kind}-{what}"
         for what in ("limit", "remaining", "reset")
         for kind in ("requests", "input-tokens", "output-tokens")
     }
-
-    claude.faults[f"{verb} unavailable"] = 1
-    with pytest.raises(anthropic.InternalServerError):
-        await call(messages)
-
-    claude.faults[f"{verb} lost"] = 1
-    with pytest.raises(anthropic.APIConnectionError):
-        await call(messages)
 
 
 async def test_results_that_are_cut_are_noticed(

@@ -18,7 +18,7 @@ import anyio
 
 from sluiced.tools.embedded_broker import free_ports
 
-CONFIG = """\
+_HEAD = """\
 name = "pages"
 
 [kafka]
@@ -35,20 +35,8 @@ session_timeout = "6s"
 max_records = {max_records}
 max_age = "{max_age}"
 {window}
-
-[sink]
-type = "http"
-url = "{url}"
-idempotency_header = "Idempotency-Key"
-{sink}
-
-[sink.body]
-item = '{item}'
-separator = ","
-envelope = "[$items]"
-
-{blocks}
-
+"""
+_TAIL = """
 [retry]
 first_delay = "20ms"
 max_delay = "200ms"
@@ -71,6 +59,34 @@ drain = "{drain}"
 level = "debug"
 format = "json"
 """
+_HTTP = """
+[sink]
+type = "http"
+url = "{url}"
+idempotency_header = "Idempotency-Key"
+{sink}
+
+[sink.body]
+item = '{item}'
+separator = ","
+envelope = "[$items]"
+
+{blocks}
+"""
+_JOBS = """
+[sink]
+type = "{type}"
+api_key = {key}
+base_url = "{url}/v1"
+poll = "200ms"
+{sink}
+
+[results]
+topic = "{topic}.answers"
+{results}
+"""
+CONFIG = _HEAD + _HTTP + _TAIL
+JOBS = _HEAD + _JOBS + _TAIL
 
 
 async def until(met: Callable[[], object], what: str, seconds: float = 40.0) -> None:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from aiohttp import web
 
-from brokers.base import Message, unique
+from brokers.base import Broker, Message, unique
 from brokers.kafka import Kafka
 from brokers.tansu import Tansu
 from harness.api import Api, Call
@@ -99,6 +99,57 @@ async def test_all_conflicts_of_a_configuration_are_told_at_once_each_with_a_fix
     assert good.err == ""
 
 
+def jobs(broker: Broker, url: str, topic: str, dead: str, answers: str) -> str:
+    return f"""
+name = "pages"
+kafka = {{ bootstrap_servers = ["{broker.bootstrap}"], group_id = "g", topics = ["{topic}"] }}
+dead_letter = {{ topic = "{dead}" }}
+results = {{ topic = "{answers}" }}
+[retry]
+max_item_attempts = ATTEMPTS
+[sink]
+type = "openai-batch"
+api_key = {{ env = "LLM_KEY" }}
+base_url = "{url}/v1"
+"""
+
+
+async def told_of_jobs(broker: Broker, directory: Path, attempts: int) -> str:
+    """The line about jobs of a check with `--connect`."""
+    names = [unique(name) for name in ("prompts", "dead", "answers")]
+    for name in names:
+        await broker.create_topic(name)
+    path = directory / "jobs.toml"
+    async with served(OpenAI()) as url:
+        path.write_text(jobs(broker, url, *names).replace("ATTEMPTS", str(attempts)))
+        checked = await sluiced("check", path, "--connect")
+    assert checked.code == 0, checked.err
+    lines: list[str] = checked.out.splitlines()
+    [line] = [line for line in lines if line.startswith("jobs: a checkpoint")]
+    return line
+
+
+async def test_as_many_jobs_fit_as_the_broker_has_room_for(
+    kafka_jars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_KEY", "hunter2")
+    with Kafka(kafka_jars, tmp_path, {"offset.metadata.max.bytes": "1000"}) as kafka:
+        few = await told_of_jobs(kafka, tmp_path, 5)
+        more = await told_of_jobs(kafka, tmp_path, 1)
+    room = "jobs: a checkpoint's metadata has 1000 bytes, which is"
+    assert few == f"{room} 3 of a partition with 5 attempts each"
+    assert more == f"{room} 11 of a partition with 1 attempts each"
+
+
+async def test_of_a_broker_that_does_not_say_how_much_room_it_has_kafkas_own_is_assumed(
+    tansu: Tansu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_KEY", "hunter2")
+    said = await told_of_jobs(tansu, tmp_path, 5)
+    room = "jobs: a checkpoint's metadata has 4096 bytes, which is"
+    assert said == f"{room} 14 of a partition with 5 attempts each"
+
+
 async def test_a_job_that_takes_longer_than_its_topic_keeps_prompts_is_warned_of(
     kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,18 +160,7 @@ async def test_a_job_that_takes_longer_than_its_topic_keeps_prompts_is_warned_of
     day = {"retention.ms": "86400000", "message.timestamp.type": "LogAppendTime"}
     await kafka.create_topic(topic, config=day)
     async with served(OpenAI()) as url:
-        text = f"""
-name = "pages"
-kafka = {{ bootstrap_servers = ["{kafka.bootstrap}"], group_id = "g", topics = ["{topic}"] }}
-dead_letter = {{ topic = "{dead}" }}
-results = {{ topic = "{answers}" }}
-[retry]
-max_item_attempts = ATTEMPTS
-[sink]
-type = "openai-batch"
-api_key = {{ env = "LLM_KEY" }}
-base_url = "{url}/v1"
-"""
+        text = jobs(kafka, url, topic, dead, answers)
         path = tmp_path / "jobs.toml"
         path.write_text(text.replace("ATTEMPTS", "2"))
         short = await sluiced("check", path, "--connect")

@@ -25,7 +25,7 @@ from contract.remote import Remote
 from fakes import FakeDeadLetters, FakeRecord
 from harness.daemon import Daemon, until
 from harness.stream import make_stream
-from sluiced.attempts import Flight, RetrySettings
+from sluiced.attempts import Attempts, Flight, RetrySettings
 from sluiced.burial import Burial, DeadLetterSettings, Halt
 from sluiced.config import load
 from sluiced.delivery import Delivery
@@ -114,15 +114,15 @@ async def delivered(
     metrics = Metrics("pages", CollectorRegistry())
     burial = Burial(DeadLetterSettings(topic="dead", max_ratio=1.0), letters, Halt(), metrics)
     async with example(name, server, **keys) as sink:
-        delivery = Delivery(
+        attempts = Attempts(
             RetrySettings(),
-            sink,
-            burial,
             Gate(LimitSettings()),
+            burial.halt,
             metrics,
             clock=time.monotonic,
             wall=time.time,
         )
+        delivery = Delivery(sink, burial, attempts, metrics)
         await delivery.deliver(Flight(batch_of(records), time.monotonic()))
     return letters.letters
 

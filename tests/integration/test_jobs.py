@@ -17,52 +17,13 @@ import pytest
 from brokers.base import Broker, Message
 from brokers.kafka import Kafka
 from harness.cli import Ended, sluiced
-from harness.daemon import Daemon, until
+from harness.daemon import JOBS, Daemon, until
 from harness.stream import Stream, later, make_stream
 from providers.anthropic import Anthropic
 from sluiced.tools.demo.openai_api import OpenAI, told
 from sluiced.tools.demo.provider import Pace, served
 
 pytestmark = pytest.mark.anyio
-
-CONFIG = """\
-name = "pages"
-
-[kafka]
-bootstrap_servers = ["{bootstrap}"]
-group_id = "{group}"
-topics = ["{topic}"]
-session_timeout = "6s"
-
-[window]
-max_records = {max_records}
-max_age = "{max_age}"
-
-[sink]
-type = "{type}"
-api_key = {{ env = "LLM_KEY" }}
-base_url = "{url}/v1"
-poll = "200ms"
-
-[results]
-topic = "{topic}.answers"
-{results}
-
-[retry]
-first_delay = "20ms"
-max_delay = "200ms"
-max_item_attempts = 3
-
-[dead_letter]
-topic = "{dead}"
-
-[admin]
-listen = "127.0.0.1:{port}"
-
-[log]
-level = "debug"
-format = "json"
-"""
 
 
 class Answered:
@@ -100,17 +61,19 @@ class Prompts(Stream):
     async def served(self, api: Any, **values: str) -> AsyncIterator[Daemon]:
         kind = "openai-batch" if isinstance(api, OpenAI) else "anthropic-batch"
         async with served(api) as url:
-            fields = {"config": CONFIG, "type": kind, "url": url, "results": ""} | values
-            daemon = Daemon(
-                self.directory,
-                **{
-                    "bootstrap": self.broker.bootstrap,
-                    "group": self.group,
-                    "topic": self.topic,
-                    "dead": self.dead,
-                }
-                | fields,
-            )
+            fields = {
+                "config": JOBS,
+                "bootstrap": self.broker.bootstrap,
+                "group": self.group,
+                "topic": self.topic,
+                "dead": self.dead,
+                "type": kind,
+                "url": url,
+                "key": '{ env = "LLM_KEY" }',
+                "results": "",
+                "retry": "max_item_attempts = 3",
+            }
+            daemon = Daemon(self.directory, **fields | values)
             yield daemon
             if daemon.process.returncode is None:
                 await daemon.kill()
@@ -255,7 +218,7 @@ async def test_outside_of_the_active_times_jobs_are_taken_in_and_none_is_submitt
     prompts: Prompts,
 ) -> None:
     provider, hours = OpenAI(Pace(working=3600.0)), "00:00-24:00 UTC"
-    config = CONFIG.replace("[window]", f'[window]\nactive = "{hours}"')
+    config = JOBS.replace("[window]", f'[window]\nactive = "{hours}"')
     await prompts.write(40)
     async with prompts.served(provider, max_records="20", config=config) as daemon:
 
@@ -319,6 +282,37 @@ async def test_however_a_submission_dies_there_is_one_job_and_no_file_without_on
     assert (await prompts.answers()).counts() == {1: 12}
 
 
+async def test_a_daemon_that_was_frozen_between_file_and_job_makes_none_when_another_has(
+    prompts: Prompts,
+) -> None:
+    if not prompts.broker.commit_metadata:
+        pytest.skip(f"{prompts.broker.name} keeps no metadata with offsets")
+    provider = OpenAI(Pace(working=0.5))
+    await prompts.write(1)
+    async with prompts.served(provider, max_records="1") as frozen:
+        text = frozen.path.read_text().replace(str(frozen.port), "PORT")
+
+        async def freeze(verb: str) -> None:
+            if provider.requests.count(("POST", "/v1/files")) == 1 and verb == "upload":
+                frozen.signal(signal.SIGSTOP)
+
+        provider.answered = freeze
+        await frozen.start()
+        await until(lambda: len(provider.files) == 1, "an upload")
+        async with Daemon(prompts.directory, text) as heir:
+            await until(lambda: len(provider.jobs) == 1, "a job of the heir's", 60)
+            frozen.signal(signal.SIGCONT)
+            await until(lambda: frozen.events("revoked"), "the frozen one knows", 60)
+            await all_done(prompts, 1)
+            assert await frozen.stop() == 0
+            assert await heir.stop() == 0
+
+    assert len(provider.jobs) == 1
+    assert [file.purpose for file in provider.files.values()] == ["batch", "batch_output"]
+    assert (await prompts.answers()).counts() == {1: 1}
+    assert await prompts.broker.read(prompts.dead) == []
+
+
 async def test_a_cancelled_job_halts_the_daemon_where_that_is_wanted_until_it_is_told_to_go_on(
     prompts: Prompts,
 ) -> None:
@@ -326,8 +320,8 @@ async def test_a_cancelled_job_halts_the_daemon_where_that_is_wanted_until_it_is
         pytest.skip(f"{prompts.broker.name} keeps no metadata with offsets")
     provider = OpenAI(Pace(working=3600.0))
     await prompts.write(12)
-    halting = CONFIG.replace('poll = "200ms"', 'poll = "200ms"\non_cancel = "halt"')
-    async with prompts.served(provider, max_records="12", config=halting) as daemon:
+    halting = 'on_cancel = "halt"'
+    async with prompts.served(provider, max_records="12", sink=halting) as daemon:
         await daemon.start()
         await until(lambda: len(daemon.events("job_submitted")) == 1, "a job")
         # The id is in the checkpoint a moment later.

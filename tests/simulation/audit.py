@@ -95,7 +95,9 @@ class Audit:
         if member.dead:
             return NOTHING
         self.conduct.sends(member)
-        flights = [f.batch for f in member.pipeline.flights.values() if _holds(f.batch, batch)]
+        flights = [
+            f.batch for f in member.pipeline.outflow.flights.values() if _holds(f.batch, batch)
+        ]
         if len(flights) != 1:
             self.fail("identity", f"{len(flights)} batches are in flight that hold {batch.id}")
             return NOTHING

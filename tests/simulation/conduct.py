@@ -73,7 +73,7 @@ class Conduct:
         scenario, source = member.world.scenario, member.source
         fetches = 1 + len(scenario.tps) if source.found_plans else 1
         allowed = scenario.memory + source.largest_fetch * fetches
-        occupied = member.pipeline.occupied()
+        occupied = member.pipeline.memory.occupied()
         if occupied > allowed and not member.dead:
             self._fail("memory", f"{member.name} holds {occupied} bytes of {allowed}")
 

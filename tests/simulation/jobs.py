@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import trio
 
-from sluiced.attempts import RetrySettings
+from sluiced.attempts import Attempts, RetrySettings
 from sluiced.burial import Burial
 from sluiced.gate import Gate
 from sluiced.intake import Intake
@@ -86,27 +86,22 @@ class JobMember(SimMember):
         assert isinstance(self.world, JobWorld)
         return SimJobSink(self, self.world)
 
+    def attempts(
+        self, retry: RetrySettings, burial: Burial, gate: Gate, metrics: Metrics
+    ) -> Attempts:
+        most = dice(self.world.scenario.seed, f"{self.name}/attempts").choice((1, 1, 4))
+        retry = msgspec.structs.replace(retry, max_item_attempts=retry.max_item_attempts * most)
+        return super().attempts(retry, burial, gate, metrics)
+
     def deliverer(
-        self, retry: RetrySettings, burial: Burial, gate: Gate, metrics: Metrics, intake: Intake
+        self, attempts: Attempts, burial: Burial, metrics: Metrics, intake: Intake
     ) -> Jobs:
         world = self.world
         assert isinstance(world, JobWorld)
         originals = SimOriginals(self, world)
-        most = dice(world.scenario.seed, f"{self.name}/attempts").choice((1, 1, 4))
-        retry = msgspec.structs.replace(retry, max_item_attempts=retry.max_item_attempts * most)
-        return Jobs(
-            NAME,
-            retry,
-            self.sink,
-            originals,
-            Harvester(self.sink, originals, SimAnswers(self, world), burial, intake, metrics, wall),
-            burial,
-            gate,
-            metrics,
-            clock=trio.current_time,
-            wall=wall,
-            random=self.chance,
-        )
+        answers = SimAnswers(self, world)
+        harvester = Harvester(self.sink, originals, answers, burial, intake, metrics, wall)
+        return Jobs(NAME, self.sink, originals, harvester, burial, attempts, metrics)
 
 
 class JobWorld(World):

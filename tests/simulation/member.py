@@ -13,8 +13,8 @@ import anyio
 import trio
 from prometheus_client import CollectorRegistry
 
-import sluiced.pipeline
-from sluiced.attempts import RetrySettings
+import sluiced.inflow
+from sluiced.attempts import Attempts, RetrySettings
 from sluiced.burial import Burial, DeadLetterSettings, Halt
 from sluiced.delivery import Delivery
 from sluiced.errors import SourceError
@@ -73,7 +73,7 @@ def wall() -> float:
 def build(member: SimMember) -> Pipeline:
     """The pipeline of a member, as `app` puts it together."""
     scenario = member.world.scenario
-    sluiced.pipeline.POLL = scenario.poll
+    sluiced.inflow.POLL = scenario.poll
     metrics = Metrics(NAME, _Unread())
     limits = LimitSettings(
         max_in_flight="auto" if scenario.auto else scenario.max_in_flight,
@@ -98,7 +98,9 @@ def build(member: SimMember) -> Pipeline:
     )
     identify = identity(record.id)
     intake = Intake(record, member.sink.objection if scenario.collapse else None)
-    delivery = member.deliverer(retry, burial, gate, metrics, intake)
+    delivery = member.deliverer(
+        member.attempts(retry, burial, gate, metrics), burial, metrics, intake
+    )
     plans = scenario.identifies in ("batch", "transaction")
     return Pipeline(
         NAME,
@@ -139,19 +141,23 @@ class SimMember:
     def make_sink(self) -> Any:
         return SimSink(self)
 
-    def deliverer(
-        self, retry: RetrySettings, burial: Burial, gate: Gate, metrics: Metrics, intake: Intake
-    ) -> Delivery | Jobs:
-        return Delivery(
+    def attempts(
+        self, retry: RetrySettings, burial: Burial, gate: Gate, metrics: Metrics
+    ) -> Attempts:
+        return Attempts(
             retry,
-            self.sink,
-            burial,
             gate,
+            burial.halt,
             metrics,
             clock=trio.current_time,
             wall=wall,
             random=self.chance,
         )
+
+    def deliverer(
+        self, attempts: Attempts, burial: Burial, metrics: Metrics, intake: Intake
+    ) -> Delivery | Jobs:
+        return Delivery(self.sink, burial, attempts, metrics)
 
     @property
     def chance(self) -> Random:

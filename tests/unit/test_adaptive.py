@@ -422,10 +422,10 @@ async def test_a_batch_that_waits_for_another_attempt_keeps_its_slot_and_its_byt
     async with r.running():
         for _ in range(200):
             await anyio.sleep(1)
-            flights = r.pipeline.flights.values()
+            flights = r.pipeline.outflow.flights.values()
             assert len(flights) == r.gate.taken <= r.gate.slots
             held = sum(flight.batch.footprint + flight.batch.size for flight in flights)
-            assert r.pipeline.occupied() - r.pipeline.buffer.occupied() == held > 0
+            assert r.pipeline.memory.occupied() - r.pipeline.buffer.occupied() == held > 0
         assert len({request.batch.id for request in r.sink.requests}) <= 2
         await r.source.revoke()
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 from hypothesis import given
@@ -125,6 +127,25 @@ async def test_after_a_halt_by_ratio_records_are_tried_again_and_the_count_start
         r.halt.lift()
     assert answers == [False]
     assert await r.burial.bury(letters(5))
+
+
+@pytest.mark.anyio
+async def test_what_is_invalid_would_be_so_again_and_is_buried_once_a_person_says_go_on() -> None:
+    r = rig(max_ratio=0.5, window=10)
+    invalid = [replace(letter, reason="invalid") for letter in letters(6)]
+    answers: list[bool] = []
+
+    async def bury() -> None:
+        answers.append(await r.burial.bury(invalid))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bury)
+        await anyio.sleep(1)
+        assert r.halt.reason is not None
+        assert r.dead_letters.offsets == []
+        r.halt.lift()
+    assert answers == [True]
+    assert r.dead_letters.offsets == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.anyio

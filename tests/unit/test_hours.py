@@ -84,9 +84,9 @@ async def test_outside_of_the_active_times_records_stay_in_kafka_and_the_member_
     r = rig(5, active=SHUT)
     async with r.running():
         await anyio.sleep(TO_QUARTER - 1)
-        assert not r.pipeline.ready()
+        assert not r.pipeline.inflow.ready()
         assert r.pipeline.ledger.position(P0) == 0
-        assert anyio.current_time() - r.pipeline.last_turn < 1, "it goes on asking the group"
+        assert anyio.current_time() - r.pipeline.inflow.last_turn < 1, "it goes on asking the group"
         assert r.status.state() == ("waiting", "until 22:15 UTC")
         assert r.status.ready() is None
         assert r.status.healthy() == "waiting until 22:15 UTC"
@@ -194,4 +194,4 @@ async def test_what_was_read_beyond_a_plan_counts_as_memory_while_it_waits() -> 
         await until(lambda: r.committed == 5)
         held = r.pipeline.ledger.position(P0) - 5
         assert r.status.gauges().buffered_records == held > 0
-        assert r.pipeline.occupied() > 0
+        assert r.pipeline.memory.occupied() > 0

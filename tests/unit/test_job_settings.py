@@ -129,12 +129,12 @@ def test_windows_that_make_more_than_a_job_takes_are_worth_a_word(loaded: Any) -
     assert said.startswith("window.max_records = 1000: so many requests of sink.prompt are 50")
 
 
-def test_a_budget_of_tokens_does_not_count_what_a_prompt_adds(loaded: Any) -> None:
-    limits = "[limits]\ntokens_per_minute = 1000\n"
-    [said] = warnings(loaded(CHAT + limits))
-    assert said.startswith("limits.tokens_per_minute: it counts what records say")
-    assert warnings(loaded(limits)) == [], "a whole body says it all"
-    assert warnings(loaded(CHAT + limits + 'tokens = "/all"')) == []
+@pytest.mark.parametrize("kind", ["openai-batch", "anthropic-batch"])
+def test_jobs_are_not_looked_at_more_seldom_than_every_hour(loaded: Any, kind: str) -> None:
+    assert warnings(loaded('poll = "1h"', kind)) == []
+    assert 'sink.poll = "61m": must be at most 1h: an API that has said' in refusal(
+        loaded, 'poll = "61m"', kind
+    )
 
 
 def test_prices_are_for_jobs(tmp_path: Path) -> None:

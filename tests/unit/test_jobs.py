@@ -80,6 +80,13 @@ def restart(r: JobRig) -> None:
     r.pipeline = r.make()
 
 
+async def long_until(condition: Callable[[], object], within: float) -> None:
+    """Like `until`, and looks once in a minute."""
+    with anyio.fail_after(within):
+        while not condition():
+            await anyio.sleep(60)
+
+
 Planned = list[tuple[int, int, tuple[str, ...], bool]]
 
 
@@ -115,9 +122,9 @@ async def test_a_job_at_work_takes_no_memory_and_no_place_at_the_gate() -> None:
         await until(lambda: len(r.api.jobs) == 2)
         await anyio.sleep(20)
 
-        assert r.pipeline.occupied() == 0
+        assert r.pipeline.memory.occupied() == 0
         assert r.gate.taken == 0
-        assert r.pipeline.flights == {}
+        assert r.pipeline.outflow.flights == {}
 
 
 async def test_no_more_jobs_are_at_work_than_the_api_takes() -> None:
@@ -130,6 +137,61 @@ async def test_no_more_jobs_are_at_work_than_the_api_takes() -> None:
 
     starts = sorted(at for at, _, _ in r.api.submissions)
     assert starts[2] >= 60
+
+
+async def test_jobs_in_an_hour_are_no_more_than_a_budget_says_and_it_is_told_what_holds() -> None:
+    r = rig(30, limits=LimitSettings(requests_per_hour=2, burst=0.5))
+    async with r.running():
+        await long_until(lambda: len(r.api.jobs) == 1, HOUR)
+        assert r.status.live() is None
+        state, why = r.status.state()
+        assert state == "running"
+        assert why.startswith("limits.requests_per_hour holds us back, ")
+        names = {limit["name"]: limit for limit in r.status.report()["limits"]}
+        assert names["requests_per_hour"]["used"] == 1
+        assert 0 < names["requests_per_hour"]["holds_seconds"] < HOUR
+        await long_until(lambda: r.committed == 30, 3 * HOUR)
+
+    times = [at for at, _, _ in r.api.submissions]
+    assert len(times) == 3
+    assert max(sum(at <= t < at + HOUR for t in times) for at in times) <= 2
+    polls = [at for job in r.api.jobs.values() for at in job.polls]
+    assert len(polls) > 3, "to look at a job is none of them"
+
+
+async def test_a_job_is_looked_at_thousands_of_times_if_need_be() -> None:
+    r = rig(10)
+    r.api.poll_every, r.api.takes = 0.004, 100.0
+    async with r.running():
+        await until(lambda: r.committed == 10, HOUR)
+
+    [job] = r.api.jobs.values()
+    assert len(job.polls) > 3000
+
+
+async def test_a_job_is_looked_at_every_hour_however_long_the_first_pause_is() -> None:
+    r = rig(10)
+    r.api.poll_every, r.api.takes = HOUR, 2.5 * HOUR
+    async with r.running():
+        await long_until(lambda: r.committed == 10, 6 * HOUR)
+
+    [job] = r.api.jobs.values()
+    assert max(b - a for a, b in pairwise(job.polls)) <= HOUR
+
+
+async def test_a_batch_whose_job_is_looked_for_once_more_after_a_long_pause_is_not_stuck() -> None:
+    r = rig(10)
+    r.api.poll_every = HOUR
+    r.api.script = ["lost"]
+    r.api.find_script = [Undecided()] * 2
+    async with r.running():
+        await until(lambda: r.api.finds, HOUR)
+        for _ in range(30):
+            await anyio.sleep(HOUR / 20)
+            assert r.status.live() is None
+        await long_until(lambda: r.committed == 10, 9 * HOUR)
+
+    assert len(r.api.submissions) == 1
 
 
 async def test_a_job_is_looked_at_less_and_less_often() -> None:
@@ -203,7 +265,7 @@ async def test_a_new_daemon_goes_on_polling_and_submits_nothing_again() -> None:
     async with r.running():
         await anyio.sleep(5)
         assert r.pipeline.ledger.owed() == 25
-        assert r.pipeline.occupied() == 0
+        assert r.pipeline.memory.occupied() == 0
         await until(lambda: r.committed == 25, HOUR)
 
     assert len(r.api.submissions) == 3
@@ -278,7 +340,7 @@ async def test_outside_its_hours_the_state_tells_of_jobs_that_are_looked_after()
     r.window = WindowSettings(max_records=5, max_age=Duration(2), active=later)
     restart(r)
     async with r.running():
-        await until(lambda: r.pipeline.member)
+        await until(lambda: r.pipeline.inflow.member)
         await anyio.sleep(1)
         state, text = Status(r.pipeline, attempt=90.0).state()
         await until(lambda: r.committed == 10, HOUR)
@@ -828,6 +890,27 @@ async def test_what_the_api_says_of_its_limits_is_kept_by_the_next_submission() 
 
     first, second = (at for at, _, _ in r.api.submissions)
     assert second - first >= 40
+
+
+@pytest.mark.parametrize("how", ["at work", "again"])
+async def test_what_it_says_of_them_when_a_job_is_looked_at_is_kept_as_well(how: str) -> None:
+    r = rig(15)
+    none_left, poll = Feedback((Allowance("requests", 0, 40.0),)), r.api.poll
+    looks: list[float] = []
+
+    async def told(job: str) -> Any:
+        looks.append(anyio.current_time())
+        if how == "again" and len(looks) == 1:
+            return Again("throttled", "429", "429", feedback=none_left)
+        return replace(await poll(job), feedback=none_left if len(looks) == 1 else None)
+
+    r.api.poll = told  # type: ignore[method-assign]
+    async with r.running():
+        await until(lambda: r.committed == 15, HOUR)
+
+    first, second = (at for at, _, _ in r.api.submissions)
+    assert first == looks[0]
+    assert looks[0] + 40 <= second < looks[0] + 41
 
 
 async def test_a_batch_that_is_refused_is_cut_until_the_guilty_record_stands_alone() -> None:

@@ -262,7 +262,7 @@ async def test_while_the_sink_hangs_memory_is_bounded_and_the_source_is_still_po
     async with r.running():
         for _ in range(600):
             await anyio.sleep(0.1)
-            peak = max(peak, r.pipeline.occupied())
+            peak = max(peak, r.pipeline.memory.occupied())
         assert len(r.sink.requests) == 1, "full memory closes a window that is not full or old"
         before = len(r.source.fetches)
         await anyio.sleep(60.0)
@@ -282,7 +282,7 @@ async def test_a_fetch_asks_for_no_more_records_than_there_is_room_for() -> None
     async with r.running():
         for _ in range(100):
             await anyio.sleep(0.1)
-            peak = max(peak, r.pipeline.occupied())
+            peak = max(peak, r.pipeline.memory.occupied())
     assert 900_000 < peak <= 1_000_000 + one
     assert max(fetch.max_records for fetch in r.source.fetches) <= 2000
 
@@ -297,7 +297,7 @@ async def test_how_large_records_are_is_learned_from_those_that_came() -> None:
         r.log.append(*[b"1" * 100_000] * 200)
         for _ in range(100):
             await anyio.sleep(0.1)
-            peak = max(peak, r.pipeline.occupied())
+            peak = max(peak, r.pipeline.memory.occupied())
     assert 3_000_000 < peak <= 4_000_000 + one
 
 
@@ -306,7 +306,7 @@ async def test_while_one_batch_is_at_the_sink_no_more_than_the_next_one_is_made_
     async with r.running():
         await anyio.sleep(100.0)
         assert len(r.pipeline.buffer.waiting) >= 1
-        assert not r.pipeline.ready()
+        assert not r.pipeline.inflow.ready()
         assert [f for f in r.source.fetches if f.at > 50.0]
 
 
@@ -315,7 +315,7 @@ async def test_in_a_window_each_a_busy_partition_does_not_hold_up_the_fetch_of_t
     r.log.append(*[b"1"] * 5000, tp=P0)
     async with r.running():
         await anyio.sleep(10.0)
-        assert list(r.pipeline.ready()) == [P1]
+        assert list(r.pipeline.inflow.ready()) == [P1]
         r.log.append(b"1", tp=P1)
         await anyio.sleep(1.0)
         assert r.pipeline.ledger.position(P1) == 1
@@ -429,7 +429,7 @@ async def test_a_halted_pipeline_with_an_old_window_is_at_rest() -> None:
             await anyio.sleep(60.0)
         trio.lowlevel.remove_instrument(steps)
         assert steps.left > 0, "it turns in circles"
-        assert not r.pipeline.flights
+        assert not r.pipeline.outflow.flights
         assert r.sink.requests == []
         r.pipeline.resume()
         await until(lambda: r.committed == 3)
@@ -583,7 +583,7 @@ async def test_a_stop_waits_for_what_is_at_the_sink_though_a_limit_holds_the_res
     limits = LimitSettings(requests_per_minute=1, max_in_flight=2)
     r = rig(25, after(15.0), limits=limits, drain=30.0)
     async with r.running():
-        await until(lambda: r.sink.requests and len(r.pipeline.flights) == 2)
+        await until(lambda: r.sink.requests and r.gate.taken == 2)
         stopped = anyio.current_time()
     assert r.ended_at is not None
     assert r.ended_at - stopped == pytest.approx(15.0, abs=0.5)
@@ -642,7 +642,7 @@ async def test_a_revocation_waits_for_what_is_at_the_sink_drops_the_rest_and_com
         assert anyio.current_time() == pytest.approx(10.0, abs=0.1)
         assert r.committed == 10
         assert not r.pipeline.buffer.waiting
-        assert r.pipeline.occupied() == 0
+        assert r.pipeline.memory.occupied() == 0
         await anyio.sleep(100.0)
         assert len(r.sink.requests) == 1
         r.source.assign([P0])
@@ -927,6 +927,6 @@ async def test_the_same_line_runs_on_the_event_loop_of_production() -> None:
 async def test_what_the_sink_holds_besides_records_counts_for_the_memory() -> None:
     r = Rig()
     async with r.running():
-        await until(lambda: r.pipeline.ready())
-        r.pipeline.held = lambda: r.pipeline.memory
-        assert not r.pipeline.ready()
+        await until(lambda: r.pipeline.inflow.ready())
+        r.pipeline.memory.held = lambda: r.pipeline.memory.limit
+        assert not r.pipeline.inflow.ready()

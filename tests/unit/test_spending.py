@@ -15,8 +15,9 @@ from trio.testing import MockClock
 
 from fakes import P0, FakeRecord, Log, until
 from job_fakes import NEVER, FakeJobSink, JobRig
+from sluiced.gate import LimitSettings
 from sluiced.metrics import Metrics
-from sluiced.outcome import DELIVERED
+from sluiced.outcome import DELIVERED, Refused
 from sluiced.ports import JobResult
 from sluiced.prices import Prices, PriceSettings, Usage
 from sluiced.record import Record
@@ -137,6 +138,41 @@ async def test_a_job_that_is_adopted_was_submitted_too() -> None:
     await done(r)
     assert r.count("jobs_total", outcome="adopted") == 1
     assert tokens(r, "estimated") == (100, 1000)
+
+
+async def submissions(r: JobRig, count: int) -> list[tuple[float, int]]:
+    """When, and of how many records."""
+    async with r.running():
+        await until(lambda: r.committed == count, 3600.0)
+    return [(at, len(batch)) for at, batch, _ in r.api.submissions]
+
+
+async def test_a_budget_of_tokens_counts_what_requests_are_likely_to_take() -> None:
+    r = rig(20, limits=LimitSettings(tokens_per_minute=1100, burst=1.0))
+    (first, some), (second, others) = await submissions(r, 20)
+    assert (some, others) == (10, 10), "a window of ten takes all of it: 110 tokens for each"
+    assert second - first >= 30
+
+
+async def test_a_batch_that_is_likely_to_take_more_than_a_budget_is_cut() -> None:
+    r = rig(10, limits=LimitSettings(tokens_per_minute=660, burst=1.0))
+    assert [records for _, records in await submissions(r, 10)] == [5, 5]
+
+
+async def test_what_records_say_that_they_take_goes_before_any_estimate() -> None:
+    limits = LimitSettings(tokens_per_minute=660, tokens="/takes", burst=1.0)
+    r = rig(10, limits=limits)  # nothing is said there, so that every four bytes are a token
+    assert [records for _, records in await submissions(r, 10)] == [10]
+
+
+async def test_what_is_left_of_a_batch_without_the_records_to_blame_is_counted_anew() -> None:
+    r = rig(10, limits=LimitSettings(tokens_per_minute=10_000, burst=1.0))
+    r.api.script = [Refused("400", "line 4: no", named=(3,))]
+    with structlog.testing.capture_logs() as logs:
+        await done(r)
+    [submitted] = [each for each in logs if each["event"] == "job_submitted"]
+    assert (submitted["input_tokens"], submitted["output_tokens"]) == (90, 900)
+    assert tokens(r, "estimated") == (90, 900)
 
 
 def test_no_model_is_counted_by_a_name_that_the_configuration_does_not_have() -> None:

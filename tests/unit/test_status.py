@@ -102,7 +102,7 @@ async def test_a_batch_that_waits_for_a_person_is_alive() -> None:
         r.log.append(b"1")
         await until(lambda: r.halt.reason)
         await anyio.sleep(2_000.0)
-        assert r.pipeline.flights
+        assert r.pipeline.outflow.flights
         assert r.status.live() is None
 
 
@@ -137,7 +137,7 @@ async def test_a_task_that_died_is_told() -> None:
     r = rig(ZeroDivisionError("bug"))
     async with r.running():
         r.log.append(b"1")
-        await until(lambda: r.pipeline.fatal)
+        await until(lambda: r.pipeline.tasks.fatal)
     assert r.status.live() == "a task has died: ZeroDivisionError"
 
 
@@ -152,11 +152,11 @@ async def test_the_gauges_show_what_is_held_and_for_how_long() -> None:
         assert (gauges.buffered_records, gauges.buffered_bytes) == (2, 4)
         assert gauges.in_flight_batches == 1
         assert gauges.oldest_unflushed_seconds == pytest.approx(10.0, abs=0.1)
-        assert gauges.memory_limit_bytes == r.pipeline.memory
+        assert gauges.memory_limit_bytes == r.pipeline.memory.limit
         assert gauges.checkpoints == {P0: 0, P1: 0}
         assert gauges.lags == {P0: 10, P1: 2}
         assert gauges.log_starts == {P0: 0, P1: 0}
-        assert gauges.memory_used_bytes == r.pipeline.occupied() > 0
+        assert gauges.memory_used_bytes == r.pipeline.memory.occupied() > 0
         assert gauges.checkpoint_age_seconds == pytest.approx(10.0, abs=0.5), "nothing is done yet"
         assert gauges.state == "running"
 
@@ -183,7 +183,7 @@ async def test_lag_is_never_below_nothing_although_the_end_was_looked_up_a_while
         await anyio.sleep(6.0)
         r.log.append(*[b"1"] * 10)
         await until(lambda: r.committed == 10)
-        assert r.pipeline.ends[P0] == 0
+        assert r.pipeline.watch.ends[P0] == 0
         assert r.status.gauges().lags[P0] == 0
 
 
@@ -192,11 +192,22 @@ async def test_what_was_fetched_counts_as_lag_before_the_end_is_looked_up_again(
     async with r.running():
         await anyio.sleep(6.0)
         r.log.append(*[b"1"] * 10)
-        await until(lambda: r.pipeline.flights)
-        assert r.pipeline.ends[P0] == 0
+        await until(lambda: r.pipeline.outflow.flights)
+        assert r.pipeline.watch.ends[P0] == 0
         assert r.status.gauges().lags[P0] == 10
         [first, _] = r.status.report()["partitions"]
         assert (first["position"], first["end"], first["lag"]) == (10, 10, 10)
+
+
+async def test_after_a_rebalance_the_end_of_the_log_is_not_known_until_it_is_looked_up() -> None:
+    r = rig()
+    async with r.running():
+        await anyio.sleep(6.0)
+        assert r.status.report()["partitions"][0]["end"] == 0
+        await r.source.rebalance([P0])
+        assert r.status.report()["partitions"][0]["end"] is None
+        await anyio.sleep(6.0)
+        assert r.status.report()["partitions"][0]["end"] == 0
 
 
 async def test_the_report_has_all_that_is_promised() -> None:
@@ -394,6 +405,6 @@ async def test_closed_batches_that_wait_behind_a_slow_one_are_counted() -> None:
     r = rig(hang)
     async with r.running():
         r.log.append(*[b"1"] * 25)
-        await until(lambda: r.pipeline.flights)
+        await until(lambda: r.pipeline.outflow.flights)
         await anyio.sleep(1.0)
         assert r.status.report()["queued_batches"] == len(r.pipeline.buffer.waiting) == 1

@@ -144,14 +144,7 @@ def _budgets(config: Config) -> Iterator[Problem]:
                 f"is {part:.0%} of it; {key} = {best} would use all",
                 limit,
             )
-    counted = [name for name, what, _ in limits.budgets() if what == "tokens"]
-    made_here = isinstance(config.sink, JobSettings) and config.sink.prompt is not None
-    if counted and made_here and limits.tokens is None:
-        yield _warning(
-            f"limits.{counted[0]}",
-            "it counts what records say, and not what sink.prompt makes of them; set limits.tokens "
-            "to a pointer to what a record takes in all, or mind the difference",
-        )
+    counted = any(what == "tokens" for _, what, _ in limits.budgets())
     if not counted:
         for key, value in (
             ("limits.tokens", limits.tokens),

@@ -14,7 +14,7 @@ from ..errors import SourceError
 from ..metrics import JobRecords, Metrics
 from ..outcome import Again, Fate, RetryReason, Verdict
 from ..plan import Work
-from ..ports import BrokenResultsError, JobSink, Originals, Progress, Reason
+from ..ports import SILENCE, BrokenResultsError, JobSink, Originals, Progress, Reason
 from ..record import TopicPartition
 from .book import Book, Job
 from .harvest import Harvest, Harvester, Held, Where, ranges_of
@@ -22,6 +22,7 @@ from .harvest import Harvest, Harvester, Held, Where, ranges_of
 log = structlog.get_logger("sluiced.jobs")
 
 SLOWEST = 10  # times `poll_every`: the longest pause between two looks at a job
+STEPS = 9  # in which the pauses grow to that
 REMEMBERED = 10_000  # records of a job of which it is kept in memory that it holds them
 
 
@@ -79,6 +80,7 @@ class Life:
         failures = looks = 0
         while True:
             found = self._attempts.heard(await self._sink.poll(job.work.at_work or ""))
+            self._attempts.told(found.feedback)
             if isinstance(found, Again):
                 failures += 1
                 await self._attempts.pause(found, failures)
@@ -90,8 +92,13 @@ class Life:
                 await self._burial.halt.passed()
             if found.state != "working":
                 return found
-            pause = self._sink.poll_every * min(SLOWEST, 1.3 ** (looks - 1))
-            await self._attempts.sleep(pause)
+            pause = self._sink.poll_every * 1.3 ** min(looks - 1, STEPS)
+            await self._attempts.sleep(min(pause, self._longest_pause))
+
+    @property
+    def _longest_pause(self) -> float:
+        every = self._sink.poll_every
+        return max(every, min(every * SLOWEST, SILENCE))
 
     def _needs_a_person(self, job: Job, found: Progress) -> str:
         """Why to halt for this job; nothing of it has been taken in by then."""
@@ -172,7 +179,7 @@ class Life:
         self._book.committer.changed()
         held = await self._held(job)
         if progress.queue_full or progress.state == "missing":
-            await self._attempts.sleep(self._sink.poll_every * SLOWEST)
+            await self._attempts.sleep(self._longest_pause)
             await self._again(job, held)
         elif len(held.open) > 1:
             batch = await self._batch(job, held)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from random import Random
 
 import structlog
 
-from ..attempts import Attempts, Flight, RetrySettings
+from ..attempts import Attempts, Flight
 from ..batch import Batch
 from ..burial import Burial
 from ..committer import Committer
-from ..gate import Gate
 from ..metrics import Metrics
 from ..plan import Work
 from ..ports import JobSink, Originals
@@ -32,24 +30,16 @@ class Jobs:
     def __init__(
         self,
         pipeline: str,
-        settings: RetrySettings,
         sink: JobSink,
         originals: Originals,
         harvester: Harvester,
         burial: Burial,
-        gate: Gate,
+        attempts: Attempts,
         metrics: Metrics,
-        *,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
-        random: Random | None = None,
         spending: Spending | None = None,
     ) -> None:
-        self.attempts = Attempts(
-            settings, gate, burial.halt, metrics, clock=clock, wall=wall, random=random
-        )
-        self.health, self.history = self.attempts.health, self.attempts.history
-        self.wall = wall
+        self.attempts, self.wall = attempts, attempts.wall
+        self.health, self.history = attempts.health, attempts.history
         self._sink = sink
         self._book = book = Book(self.attempts, metrics, spending or Spending(Prices({}), metrics))
         self._submission = Submission(book, sink, burial, self.attempts, metrics)

@@ -69,13 +69,13 @@ class Submission:
             doubtful = batch.id in self._formed_again
             job = Job(work, flight.started, batch.closed_by, doubtful=doubtful)
             await self._book.alone(batch, work)
-        expected = await self._book.spending.estimate(batch.records)
+        expected, cost = await self._estimated(batch)
         self._formed_again.discard(batch.id)
         name, names = _names(work, doubtful=job.doubtful)
         exact = bool(work.jobs) or batch.id == work.id
         failures, undecided = 0, ""
         failing_since: float | None = None
-        cost, budgets = self._attempts.gate.cost(batch), self._attempts.gate.budgets
+        budgets = self._attempts.gate.budgets
         while True:
             unknown = not (names or work.jobs)  # to the API, which can so have it in other parts
             if unknown and len(batch) > 1 and (why := budgets.excess(cost)):
@@ -95,7 +95,7 @@ class Submission:
                     log.warning("job_undecided", batch=batch.id, job=answer.job)
                     self._metrics.job("undecided")
                     undecided = answer.job
-                await self._attempts.sleep(self._sink.poll_every)
+                await self._until_next_look(flight)
             elif isinstance(answer, Again):
                 failures += 1
                 names = names or [name] * job.doubtful  # it may have been made all the same
@@ -112,7 +112,7 @@ class Submission:
                 await self._attempts.wait(answer, delay)
             elif isinstance(answer, Refused) and 0 < len(answer.named) < len(batch):
                 batch = flight.batch = await self._without_named(batch, answer, job, flight)
-                cost = self._attempts.gate.cost(batch)
+                expected, cost = await self._estimated(batch)
             elif len(batch) > 1:
                 return await self._book.cut(job, batch, answer.error)
             else:
@@ -120,6 +120,18 @@ class Submission:
                 verdict = Verdict(Fate.REJECTED, answer.status, answer.error)
                 if await self._buried_at_once(job, flight, reason, verdict):
                     return None
+
+    async def _until_next_look(self, flight: Flight) -> None:
+        """On purpose, and so it is no batch that is stuck, however long the pause."""
+        flight.held = True
+        await self._attempts.sleep(self._sink.poll_every)
+        flight.held = False
+
+    async def _estimated(self, batch: Batch) -> tuple[Sequence[Usage], Cost]:
+        """What its requests are likely to take of the account, and so of the budgets."""
+        expected = await self._book.spending.estimate(batch.records)
+        tokens = sum(each.input + each.output for each in expected) if expected else None
+        return expected, self._attempts.gate.cost(batch, tokens)
 
     async def _asked(
         self, batch: Batch, name: str, job: Job, flight: Flight, cost: Cost, *, whole: bool

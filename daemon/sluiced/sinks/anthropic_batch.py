@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,10 +14,11 @@ from ..batch import Batch
 from ..outcome import DELIVERED, Again, Fate, Refused, TooLarge, Verdict
 from ..ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from .items import excerpt
-from .job_api import JobApi, Said
+from .job_answers import Said
+from .job_api import JobApi
 from .job_settings import AnthropicBatchSettings
 from .settings import Line
-from .uploads import Upload
+from .uploads import Upload, size_of
 
 VERSION = "2026-10-21"  # of the API, as the official package of this time names it
 PATH = "/messages/batches"
@@ -71,6 +73,7 @@ class AnthropicBatch(JobApi):
     """Implements ports.JobSink. The API keeps no names for jobs: see `find`."""
 
     list_path = PATH
+    after = "after_id"
 
     def __init__(self, settings: AnthropicBatchSettings, line: Line) -> None:
         super().__init__(settings, line)
@@ -84,22 +87,31 @@ class AnthropicBatch(JobApi):
     def headers(self) -> dict[str, str]:
         return {**super().headers(), "anthropic-version": VERSION}
 
-    def encode(self, batch: Batch) -> bytes:
-        requests = [
-            b'{"custom_id":"%b","params":%b}' % (self.ids.of(r).encode(), self.body(r))
-            for r in batch.records
-        ]
-        return b'{"requests":[\n' + b",\n".join(requests) + b"\n]}"
+    def parts(self, batch: Batch) -> Iterator[bytes]:
+        """A request for each record."""
+        before = b'{"requests":[\n'
+        for record in batch.records:
+            name, body = self.ids.of(record).encode(), self.body(record)
+            yield b'%b{"custom_id":"%b","params":%b}' % (before, name, body)
+            before = b",\n"
+        yield b"\n]}"
+
+    @staticmethod
+    def born(state: Mapping[str, Any]) -> float | None:
+        try:
+            return datetime.fromisoformat(state["created_at"]).timestamp()
+        except (KeyError, TypeError, ValueError):
+            return None
 
     async def submit(self, batch: Batch, name: str) -> Submitted | Again | Refused | TooLarge:
         """See ports.JobSink."""
         if len(batch) > self.settings.max_records:
             return TooLarge(error=f"{len(batch)} records in one job", sent=False)
-        body = self.encode(batch)
-        if len(body) > self.settings.max_bytes:
-            cap = self.settings.max_bytes
-            return TooLarge(error=f"a request of {len(body)} bytes; the cap is {cap}", sent=False)
-        said = await self.ask("POST", PATH, upload=Upload("application/json", (body,)))
+        parts = partial(self.parts, batch)
+        size, cap = await size_of(parts), self.settings.max_bytes
+        if size > cap:
+            return TooLarge(error=f"a request of {size} bytes; the cap is {cap}", sent=False)
+        said = await self.ask("POST", PATH, upload=Upload("application/json", size, parts))
         if isinstance(said, Refused) and said.status == "413":
             return TooLarge("413", said.error, feedback=said.feedback)
         return Submitted(said.text(("id",)), said.feedback) if isinstance(said, Said) else said
@@ -117,7 +129,7 @@ class AnthropicBatch(JobApi):
         """
         wanted = {self.ids.of(record) for record in batch.records}
         at_work = ""
-        async for found in self._listed(self.since(batch)):
+        async for found in self.listed(PATH, "100", self.since(batch)):
             if isinstance(found, Again):
                 return found
             total = sum((found.get("request_counts") or {}).values())
@@ -132,31 +144,15 @@ class AnthropicBatch(JobApi):
                 async for line in self.lines(f"{PATH}/{found['id']}/results"):
                     if _line(line).custom_id in wanted:
                         self.doubts.pop(name, None)
-                        return Submitted(found["id"])
+                        return Submitted(found["id"], self.told)
                     if whole:
                         break  # all of its lines are of ours, or none
             except (BrokenResultsError, msgspec.DecodeError) as error:
                 return Again("connection", str(error))
         if at_work or self.too_early(name):
-            return Undecided(at_work)
+            return Undecided(at_work, self.told)
         self.doubts.pop(name, None)
         return None
-
-    async def _listed(self, since: float) -> AsyncIterator[dict[str, Any] | Again]:
-        after: dict[str, str] = {}
-        while True:
-            said = await self.ask("GET", PATH, query={"limit": "100", **after})
-            if not isinstance(said, Said):
-                yield Again("status", said.error, said.status)
-                return
-            page = said.document.get("data") or []
-            for found in page:
-                if (_born(found) or since) < since:
-                    return
-                yield found
-            if not page or not said.document.get("has_more"):
-                return
-            after = {"after_id": page[-1]["id"]}
 
     def _named_in(self, said: Said) -> tuple[int, ...]:
         """The request that the error's text begins with: "requests.3.custom_id: …"."""
@@ -165,10 +161,8 @@ class AnthropicBatch(JobApi):
 
     async def poll(self, job: str) -> Progress | Again:
         """See ports.JobSink."""
-        said = await self.ask("GET", f"{PATH}/{job}")
-        if isinstance(said, Refused):
-            return Progress("missing", status=said.status, error=said.error)
-        if isinstance(said, Again):
+        said = await self.looked_at(job)
+        if not isinstance(said, Said):
             return said
         counts = said.document.get("request_counts") or {}
         total = sum(counts.values())
@@ -177,20 +171,17 @@ class AnthropicBatch(JobApi):
         cancelled = bool(said.text(("cancel_initiated_at",)))
         if status == "ended" and not said.text(("results_url",)):
             error = "the results of the job are no longer kept"
-            return Progress("missing", done, total, status="archived", error=error)
+            told = said.feedback
+            return Progress("missing", done, total, status="archived", error=error, feedback=told)
         return Progress(
             "ended" if status == "ended" else "working",
             done,
             total,
             status=status,
             cancelled=cancelled,
-            created=_born(said.document),
+            created=self.born(said.document),
+            feedback=said.feedback,
         )
-
-    async def cancel(self, job: str) -> Again | None:
-        """See ports.JobSink."""
-        said = await self.ask("POST", f"{PATH}/{job}/cancel")
-        return said if isinstance(said, Again) and said.status != "409" else None
 
     async def results(self, job: str) -> AsyncIterator[JobResult]:
         """See ports.JobSink."""
@@ -212,14 +203,6 @@ class AnthropicBatch(JobApi):
         fate = Fate.RETRY if detail.type in LATER else Fate.REJECTED
         text = excerpt(detail.message, self._credentials.scrub)
         return JobResult(where, Verdict(fate, detail.type, text))
-
-
-def _born(state: Mapping[str, Any]) -> float | None:
-    """When a job was made, as far as the API says."""
-    try:
-        return datetime.fromisoformat(state["created_at"]).timestamp()
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def _counted(body: msgspec.Raw) -> tuple[str, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import aiohttp
@@ -20,3 +21,23 @@ class Connector(aiohttp.TCPConnector):
                 return connection
             connection.close()
         return None
+
+
+def session(origin: str, connect_timeout: float) -> aiohttp.ClientSession:
+    """For requests to this origin; connects nothing yet."""
+    return aiohttp.ClientSession(
+        connector=Connector(limit=0, ssl=tls(origin) or True),
+        # `connect` covers the name, the connection and TLS. The whole has its own deadline.
+        timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+    )
+
+
+def tls(origin: str) -> ssl.SSLContext | None:
+    """The system's own certificates and rules; verification cannot be turned off."""
+    if not origin.startswith("https:"):
+        return None
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,21 +15,19 @@ from .. import __version__
 from ..batch import Batch
 from ..errors import SluicedError
 from ..feedback import Feedback
-from ..identity import resolve
-from ..outcome import Again, Fate, Outcome, Refused, Verdict
-from ..ports import BrokenResultsError, Identifies, OnCancel
+from ..outcome import Again, Outcome, Refused
+from ..ports import BrokenResultsError, Identifies, OnCancel, Progress
 from ..prices import Usage
 from ..record import Record
 from ..units import Secret
 from . import estimate
-from .allowances import allowances
-from .connector import Connector
+from .connector import session
 from .credentials import Credentials
 from .custom_ids import CustomIds
 from .items import excerpt
+from .job_answers import LATER, Said
 from .job_settings import JobSettings
 from .prompt import Prompt
-from .response import retry_after
 from .settings import Line
 from .transport import lost
 from .uploads import STALL, Patience, Upload
@@ -38,51 +35,14 @@ from .uploads import STALL, Patience, Upload
 LARGEST_ANSWER = 64 * 1024**2  # bytes of a single document, and of one line of results
 SKEW = 3600.0  # seconds by which the clocks of a producer and of the API may differ
 
-# What is about the moment and not about the request: it goes again.
-LATER = (401, 402, 403, 408, 409, 425, 429)
-
-# What is about the account, with whatever status it comes: no record is to blame for it. Anthropic
-# says it in words only.
-ACCOUNT = (
-    *("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error"),
-    *("account_deactivated", "organization_deactivated"),
-)
-NO_CREDIT = "credit balance is too low"
-
-
-class Said:
-    """An answer that was read: its status, headers, and the document in it, {} if it is none."""
-
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        told = allowances(headers, time.time())
-        self.feedback = Feedback(told) if told else None
-        self.document: dict[str, Any] = {}
-        try:
-            found = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            found = None
-        if isinstance(found, dict):
-            self.document = found
-
-    def text(self, pointer: Sequence[str]) -> str:
-        try:
-            return str(resolve(self.document, tuple(pointer)) or "")
-        except LookupError:
-            return ""
-
-    @property
-    def of_the_account(self) -> bool:
-        codes = (self.text(("error", "code")), self.text(("error", "type")))
-        return any(c in ACCOUNT for c in codes) or NO_CREDIT in self.text(("error", "message"))
-
 
 class JobApi:
     """Base of the sinks that make jobs."""
 
     key_header = "Authorization"
     key_prefix = "Bearer "
+    list_path = ""
+    after = "after"  # the name of the parameter for what comes behind a page
 
     def __init__(self, settings: JobSettings, line: Line) -> None:
         self.settings = settings
@@ -96,9 +56,9 @@ class JobApi:
         sources: dict[str, str | Secret] = {self.key_header: prefixed}
         self._credentials = Credentials(sources)
         self._session: aiohttp.ClientSession | None = None
-        self.doubts: dict[
-            str, float
-        ] = {}  # when jobs were looked for in vain first, by their names
+        # When jobs were looked for in vain first, by their names.
+        self.doubts: dict[str, float] = {}
+        self.told: Feedback | None = None
         self.clock = time.monotonic
 
     # --- what every sink is ---------------------------------------------------------------------
@@ -147,14 +107,7 @@ class JobApi:
 
     async def open(self) -> None:
         self._credentials.reveal()
-        encrypted = self.settings.origin.startswith("https:")
-        context = ssl.create_default_context() if encrypted else None
-        self._session = aiohttp.ClientSession(
-            connector=Connector(limit=0, ssl=context or True),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self.settings.connect_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
+        self._session = session(self.settings.origin, self.settings.connect_timeout)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -173,14 +126,13 @@ class JobApi:
                 "Check sink.base_url, sink.api_key, and that it can be reached from this machine.",
             )
 
-    list_path = ""
-
-    def encode(self, batch: Batch) -> bytes:
-        """What is sent of a batch: subclasses say how."""
+    def parts(self, batch: Batch) -> Iterator[bytes]:
+        """What is sent of a batch, bit by bit: subclasses say how."""
         raise NotImplementedError
 
     def preview(self, batch: Batch) -> Iterator[str]:
-        yield from self.encode(batch).decode(errors="backslashreplace").splitlines()
+        whole = b"".join(self.parts(batch))
+        yield from whole.decode(errors="backslashreplace").splitlines()
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -202,7 +154,8 @@ class JobApi:
     ) -> Said | Again | Refused:
         """One request: its answer where that is a 2xx, otherwise what is to be thought of it."""
         if json is not None:
-            upload = Upload("application/json", (msgspec.json.encode(json),))
+            body = msgspec.json.encode(json)
+            upload = Upload("application/json", len(body), lambda: (body,))
         started = time.monotonic()
         said: Said | None = None
         outcome: Said | Again | Refused
@@ -210,8 +163,8 @@ class JobApi:
         try:
             with patience.scope:
                 async with self._request(method, path, query, upload, patience) as response:
-                    body = await response.content.read(LARGEST_ANSWER)
-                    said = Said(response.status, response.headers, body)
+                    answer = await response.content.read(LARGEST_ANSWER)
+                    said = Said(response.status, response.headers, answer)
             if said is None:
                 status, outcome = "timeout", Again("timeout", self._too_slow(patience))
             else:
@@ -257,7 +210,7 @@ class JobApi:
         error = f"the API answered {status}"
         if why := said.text(("error", "message")):
             error += f": {excerpt(why, self._credentials.scrub)}"
-        after, told = _left_alone(said.headers, time.time()), said.feedback
+        after, told = said.after, said.feedback
         if status == 402 or said.of_the_account:
             error += "; see to the account"
             return Again("status", error, str(status), after, outage=True, feedback=told)
@@ -275,6 +228,46 @@ class JobApi:
     def _named_in(self, said: Said) -> tuple[int, ...]:
         """The places in the batch of the records that a refusal blames, where it says so."""
         return ()
+
+    async def looked_at(self, job: str) -> Said | Progress | Again:
+        """What the API says of a job, or what to think of it where there is none."""
+        said = await self.ask("GET", f"{self.list_path}/{job}")
+        if isinstance(said, Refused):
+            error, told = said.error, said.feedback
+            return Progress("missing", status=said.status, error=error, feedback=told)
+        return said
+
+    async def cancel(self, job: str) -> Again | None:
+        """See ports.JobSink."""
+        said = await self.ask("POST", f"{self.list_path}/{job}/cancel")
+        return said if isinstance(said, Again) and said.status != "409" else None
+
+    async def listed(
+        self, path: str, limit: str, since: float, **query: str
+    ) -> AsyncIterator[dict[str, Any] | Again]:
+        """From the newest on, back to `since`. What is said of limits meanwhile is in `told`."""
+        after: dict[str, str] = {}
+        while True:
+            said = await self.ask("GET", path, query={"limit": limit, **query, **after})
+            if isinstance(said, Refused):
+                said = Again("status", said.error, said.status, feedback=said.feedback)
+            if isinstance(said, Again):
+                yield said
+                return
+            self.told = said.feedback
+            page = said.document.get("data") or []
+            for found in page:
+                if (self.born(found) or since) < since:
+                    return
+                yield found
+            if not page or not said.document.get("has_more"):
+                return
+            after = {self.after: page[-1]["id"]}
+
+    @staticmethod
+    def born(state: Mapping[str, Any]) -> float | None:
+        """When a job or a file was made, in seconds since 1970, as far as the API says."""
+        raise NotImplementedError
 
     async def lines(self, path: str) -> AsyncIterator[bytes]:
         """The lines of a download, of which never more than one is held. Raises
@@ -314,17 +307,3 @@ class JobApi:
         """When a job of these records was made, at the earliest; in seconds since 1970."""
         newest = max(record.timestamp for record in batch.records) / 1000
         return newest - SKEW if newest <= time.time() else 0.0
-
-
-def _left_alone(headers: Mapping[str, str], now: float) -> float | None:
-    """How long the API wants to be left alone: as it says, or until what is used up is back."""
-    if (after := retry_after(headers, now)) is not None:
-        return after
-    used_up = [a.reset for a in allowances(headers, now) if a.remaining < 1 and a.reset]
-    return max(used_up, default=None)
-
-
-def verdict_of(status: int, error: str) -> Verdict:
-    """Of one request that was answered with something else than success."""
-    later = status in LATER or status >= 500
-    return Verdict(Fate.RETRY if later else Fate.REJECTED, str(status), error)

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from ..errors import Problem
 from ..intake import Format
-from ..ports import OnCancel
+from ..ports import SILENCE, OnCancel
 from ..prices import Usage
 from ..units import Duration, Secret, Size
 from . import estimate
@@ -71,6 +71,11 @@ class JobSettings(SinkSettings, frozen=True, kw_only=True):
             raise ValueError("base_url takes no query and no fragment")
         if self.poll <= 0 or self.connect_timeout <= 0:
             raise ValueError("poll must be more than 0s, and so must connect_timeout")
+        if self.poll > SILENCE:
+            raise ValueError(
+                f"poll must be at most {Duration(SILENCE)}: an API that has said nothing of a job "
+                "for longer counts as silent"
+            )
         if self.prompt is not None:
             try:
                 Prompt(self.prompt)

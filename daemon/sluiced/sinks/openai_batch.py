@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from ..batch import Batch
-from ..outcome import DELIVERED, Again, Fate, Refused, TooLarge, Verdict
+from ..outcome import DELIVERED, Again, Fate, Refused, RetryReason, TooLarge, Verdict
 from ..ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from .items import excerpt
-from .job_api import ACCOUNT, JobApi, Said, verdict_of
+from .job_answers import ACCOUNT, Said, verdict_of
+from .job_api import JobApi
 from .job_settings import OpenAIBatchSettings
+from .openai_lines import LineError, counted, message_of, on_one_line, request_line, result_line
 from .settings import Line
-from .uploads import form
+from .uploads import form, size_of
 
 # The states of theirs in which there is nothing to be had yet, and in which there is.
 WORKING = ("validating", "in_progress", "finalizing", "cancelling")
@@ -25,50 +29,6 @@ LATER_ON = ("token_limit_exceeded", *ACCOUNT)
 NAME = "sluiced.name"  # the key of a batch's metadata that it is found by
 
 _string = msgspec.json.Encoder().encode
-
-
-class _Usage(msgspec.Struct):
-    """Chat completions and embeddings say prompt and completion, the others input and output."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-
-class _Answer(msgspec.Struct):
-    model: str = ""
-    usage: _Usage | None = None
-
-
-class _Response(msgspec.Struct):
-    status_code: int
-    body: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _Error(msgspec.Struct):
-    code: str | None = None
-    message: str | None = None
-
-
-class _Failure(msgspec.Struct):
-    error: _Error | str | None = None
-
-
-class _Line(msgspec.Struct):
-    custom_id: str
-    response: _Response | None = None
-    error: _Error | None = None
-
-
-class _Request(msgspec.Struct):
-    custom_id: str
-
-
-_line = msgspec.json.Decoder(_Line).decode
-_request = msgspec.json.Decoder(_Request).decode
-_answer = msgspec.json.Decoder(_Answer).decode
-_failure = msgspec.json.Decoder(_Failure).decode
 
 
 class OpenAIBatch(JobApi):
@@ -89,40 +49,49 @@ class OpenAIBatch(JobApi):
         sink.doubts = self.doubts
         return sink
 
-    def encode(self, batch: Batch) -> bytes:
+    def parts(self, batch: Batch) -> Iterator[bytes]:
         """A line for each record."""
+        line = b'{"custom_id":"%b","method":"POST","url":%b,"body":%b}\n'
         url = _string(self._endpoint)
-        lines = [
-            b'{"custom_id":"%b","method":"POST","url":%b,"body":%b}'
-            % (self.ids.of(record).encode(), url, _on_one_line(self.body(record)))
-            for record in batch.records
-        ]
-        return b"\n".join(lines) + b"\n"
+        for record in batch.records:
+            yield line % (self.ids.of(record).encode(), url, on_one_line(self.body(record)))
 
     # --- making jobs ----------------------------------------------------------------------------
 
     async def submit(self, batch: Batch, name: str) -> Submitted | Again | Refused | TooLarge:
         """See ports.JobSink. A file whose job could not be made now, or had to make room in the
-        queue, waits for the next attempt."""
+        queue, waits for the next attempt.
+
+        Right before we make it we look whether there is one: we may have been frozen, or held up,
+        and somebody else has the batch now, who deletes our file, so that it makes no job any more.
+        """
         if len(batch) > self.settings.max_records:
             return TooLarge(error=f"{len(batch)} records in one job", sent=False)
         if name not in self._uploaded:
-            body = self.encode(batch)
-            if len(body) > self.settings.max_bytes:
-                cap = self.settings.max_bytes
-                return TooLarge(error=f"a file of {len(body)} bytes; the cap is {cap}", sent=False)
-            upload = form(_file_name(name), body, purpose="batch")
+            parts = partial(self.parts, batch)
+            size, cap = await size_of(parts), self.settings.max_bytes
+            if size > cap:
+                return TooLarge(error=f"a file of {size} bytes; the cap is {cap}", sent=False)
+            upload = form(_file_name(name), size, parts, purpose="batch")
             uploaded = await self.ask("POST", "/files", upload=upload)
             if isinstance(uploaded, Refused) and uploaded.status == "413":
                 return TooLarge("413", uploaded.error, feedback=uploaded.feedback)
             if not isinstance(uploaded, Said):
                 return uploaded
             self._uploaded[name] = uploaded.text(("id",))
+        file = self._uploaded[name]
+        found = await self._named_job(name, self.since(batch))
+        if isinstance(found, Submitted):
+            await self._deleted(self._uploaded.pop(name))
+            return found
+        if isinstance(found, Again):  # nothing was made, and so there is nothing to be in doubt of
+            reason: RetryReason = "throttled" if found.reason == "throttled" else "status"
+            return replace(found, reason=reason, status="")
         made = await self.ask(
             "POST",
             "/batches",
             json={
-                "input_file_id": self._uploaded[name],
+                "input_file_id": file,
                 "endpoint": self._endpoint,
                 "completion_window": "24h",
                 "metadata": {NAME: name, "sluiced.pipeline": self.line.name},
@@ -134,33 +103,45 @@ class OpenAIBatch(JobApi):
             job = made.text(("id",))
             self._validating[job] = name
             return Submitted(job, made.feedback)
-        file = self._uploaded.pop(name)
-        if isinstance(made, Refused) and (later := await self._deleted(file)) is not None:
-            self._uploaded[name] = file
-            return later
+        if isinstance(made, Refused):
+            gone = await self.ask("DELETE", f"/files/{file}")
+            if isinstance(gone, Again) and not gone.outage:
+                return gone
+            if isinstance(gone, Refused) and gone.status == "404":
+                made = Again("unknown", f"somebody has deleted the uploaded file: {made.error}")
+        del self._uploaded[name]
         return made
 
     async def find(
         self, batch: Batch, name: str, known: Collection[str], *, whole: bool = True
     ) -> Submitted | Undecided | Again | None:
-        """See ports.JobSink. A file that was uploaded for it and not used is deleted."""
-        async for found in self._listed("/batches", "100", self.since(batch)):
-            if isinstance(found, Again):
-                return found
-            mine = (found.get("metadata") or {}).get(NAME) == name
-            if mine and found["id"] not in known and found.get("status") != "failed":
-                self.doubts.pop(name, None)
-                return Submitted(found["id"])
-        if self.too_early(name):
-            return Undecided()
-        async for file in self._listed("/files", "1000", self.since(batch), purpose="batch"):
+        """See ports.JobSink. A file that was uploaded for it and not used is deleted, before it
+        counts that there is no job: after that none can be made of it any more."""
+        since = self.since(batch)
+        if (found := await self._named_job(name, since, known)) is not None:
+            return found
+        async for file in self.listed("/files", "1000", since, purpose="batch"):
             if isinstance(file, Again):
                 return file
             unused = file.get("filename") == _file_name(name)
             if unused and (later := await self._deleted(file["id"])) is not None:
                 return later
         self._uploaded.pop(name, None)
+        if self.too_early(name):
+            return Undecided(feedback=self.told)
         self.doubts.pop(name, None)
+        return None
+
+    async def _named_job(
+        self, name: str, since: float, known: Collection[str] = ()
+    ) -> Submitted | Again | None:
+        async for found in self.listed("/batches", "100", since):
+            if isinstance(found, Again):
+                return found
+            mine = (found.get("metadata") or {}).get(NAME) == name
+            if mine and found["id"] not in known and found.get("status") != "failed":
+                self.doubts.pop(name, None)
+                return Submitted(found["id"], self.told)
         return None
 
     async def _deleted(self, file: str) -> Again | None:
@@ -168,40 +149,23 @@ class OpenAIBatch(JobApi):
         said = await self.ask("DELETE", f"/files/{file}")
         return said if isinstance(said, Again) and not said.outage else None
 
-    async def _listed(
-        self, path: str, limit: str, since: float, **query: str
-    ) -> AsyncIterator[dict[str, Any] | Again]:
-        """From the newest on, back to `since`."""
-        after: dict[str, str] = {}
-        while True:
-            said = await self.ask("GET", path, query={"limit": limit, **query, **after})
-            if not isinstance(said, Said):
-                yield Again("status", said.error, said.status)
-                return
-            page = said.document.get("data") or []
-            for found in page:
-                if found.get("created_at", 0) < since:
-                    return
-                yield found
-            if not page or not said.document.get("has_more"):
-                return
-            after = {"after": page[-1]["id"]}
+    @staticmethod
+    def born(state: Mapping[str, Any]) -> float | None:
+        found = state.get("created_at")
+        return found if isinstance(found, int | float) else None
 
     # --- looking after them ---------------------------------------------------------------------
 
     async def poll(self, job: str) -> Progress | Again:
         """See ports.JobSink."""
-        said = await self.ask("GET", f"/batches/{job}")
-        if isinstance(said, Refused):
-            return Progress("missing", status=said.status, error=said.error)
-        if isinstance(said, Again):
+        said = await self.looked_at(job)
+        if not isinstance(said, Said):
             return said
         status, counts = said.text(("status",)), said.document.get("request_counts") or {}
         done, total = counts.get("completed", 0) + counts.get("failed", 0), counts.get("total", 0)
         cancelled = status in ("cancelling", "cancelled")
         if status not in ("validating", "failed"):
             self._uploaded.pop(self._validating.pop(job, ""), None)
-        born = said.document.get("created_at")
         if status in (*WORKING, *ENDED):
             return Progress(
                 "working" if status in WORKING else "ended",
@@ -209,10 +173,12 @@ class OpenAIBatch(JobApi):
                 total,
                 status=status,
                 cancelled=cancelled,
-                created=born if isinstance(born, int | float) else None,
+                created=self.born(said.document),
+                feedback=said.feedback,
             )
         if status != "failed":
-            return Again("unknown", f"the job has a state that is not known here: {status[:40]}")
+            error = f"the job has a state that is not known here: {status[:40]}"
+            return Again("unknown", error, feedback=said.feedback)
         errors = (said.document.get("errors") or {}).get("data") or [{}]
         found = Progress(
             "failed",
@@ -220,6 +186,7 @@ class OpenAIBatch(JobApi):
             queue_full=any(error.get("code") in LATER_ON for error in errors),
             status=str(errors[0].get("code") or "failed"),
             error=self._excerpt(errors[0].get("message") or "the job has failed"),
+            feedback=said.feedback,
         )
         name = self._validating.pop(job, "")
         if not found.queue_full:
@@ -227,11 +194,6 @@ class OpenAIBatch(JobApi):
             if not found.named:  # otherwise it says which records those lines are
                 await self.ask("DELETE", f"/files/{said.text(('input_file_id',))}")
         return found
-
-    async def cancel(self, job: str) -> Again | None:
-        """See ports.JobSink."""
-        said = await self.ask("POST", f"/batches/{job}/cancel")
-        return said if isinstance(said, Again) and said.status != "409" else None
 
     async def results(self, job: str) -> AsyncIterator[JobResult]:
         """See ports.JobSink. Of a job that has failed, the lines that its errors name."""
@@ -264,57 +226,30 @@ class OpenAIBatch(JobApi):
             if (error := errors.get(number)) is not None:
                 text = self._excerpt(error.get("message") or "")
                 verdict = Verdict(Fate.REJECTED, str(error.get("code") or "failed"), text)
-                yield JobResult(self.ids.where(_request(line).custom_id), verdict)
+                yield JobResult(self.ids.where(request_line(line).custom_id), verdict)
 
     def _result(self, line: bytes) -> JobResult:
         try:
-            found = _line(line)
+            found = result_line(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise BrokenResultsError("a line of the results cannot be read") from None
         where = self.ids.where(found.custom_id)
         response = found.response
         if response is None:
-            error = found.error or _Error()
+            error = found.error or LineError()
             verdict = Verdict(
                 Fate.RETRY, error.code or "failed", self._excerpt(error.message or "")
             )
             return JobResult(where, verdict)
         if not 200 <= response.status_code < 300:
-            verdict = verdict_of(response.status_code, self._excerpt(_message(response.body)))
+            verdict = verdict_of(response.status_code, self._excerpt(message_of(response.body)))
             return JobResult(where, verdict)
-        model, taken, given = _counted(response.body)
+        model, taken, given = counted(response.body)
         return JobResult(where, DELIVERED, bytes(response.body), model, taken, given)
 
     def _excerpt(self, text: str) -> str:
         return excerpt(text, self._credentials.scrub)
 
 
-def _counted(body: msgspec.Raw) -> tuple[str, int, int]:
-    """The model, and the tokens that went in and came out, as far as the answer says."""
-    try:
-        answer = _answer(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return "", 0, 0
-    usage = answer.usage or _Usage()
-    taken = usage.prompt_tokens or usage.input_tokens
-    return answer.model, taken, usage.completion_tokens or usage.output_tokens
-
-
-def _message(body: msgspec.Raw) -> str:
-    try:
-        error = _failure(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""
-    return (error if isinstance(error, str) else error and error.message) or ""
-
-
 def _file_name(name: str) -> str:
     return f"sluiced-{name}.jsonl"
-
-
-def _on_one_line(value: bytes) -> bytes:
-    """Between the tokens of JSON a line break is a space, and within a string none stands."""
-    return value.translate(_BREAKS) if b"\n" in value or b"\r" in value else value
-
-
-_BREAKS = bytes.maketrans(b"\r\n", b"  ")

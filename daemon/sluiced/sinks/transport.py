@@ -18,7 +18,7 @@ from yarl import URL
 
 from ..errors import SluicedError
 from ..outcome import Again
-from .connector import Connector
+from .connector import session, tls
 from .encoding import UnreadableError, inflater
 from .http_settings import HttpSettings
 from .response import Answer
@@ -48,13 +48,7 @@ class Transport:
 
     def open(self) -> None:
         """Connects nothing yet."""
-        self._session = aiohttp.ClientSession(
-            connector=Connector(limit=0, ssl=self._tls() or True),
-            # `connect` covers the name, the connection and TLS. The whole has its own deadline.
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._settings.connect_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
+        self._session = session(self._settings.origin, self._settings.connect_timeout)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -66,7 +60,7 @@ class Transport:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
             with anyio.fail_after(self._settings.connect_timeout):
-                _, writer = await asyncio.open_connection(parts.hostname, port, ssl=self._tls())
+                _, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls(origin))
                 writer.transport.abort()
         except TimeoutError:
             why = f"no connection within sink.connect_timeout ({self._settings.connect_timeout})"
@@ -130,14 +124,6 @@ class Transport:
                 f"more than sink.response.max_bytes ({cap}) allows"
             )
         return body  # and no copy of it as bytes
-
-    def _tls(self) -> ssl.SSLContext | None:
-        """The system's own certificates and rules; verification cannot be turned off."""
-        if not self._settings.origin.startswith("https:"):
-            return None
-        context = ssl.create_default_context()
-        context.set_alpn_protocols(["http/1.1"])
-        return context
 
 
 def lost(error: aiohttp.ClientError | OSError, origin: str) -> Again:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from uuid import uuid4
 
 import anyio
@@ -13,27 +14,51 @@ SLOWEST = 125_000  # bytes a second: the line that a large upload is given time 
 STALL = 120.0  # seconds without progress, of an upload or a download
 
 
+Parts = Callable[[], Iterable[bytes]]
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A body in parts, so that a large one is not copied into a larger one."""
+    """A body that is made while it is sent, so that a large one never stands in memory.
+
+    `parts` makes it from its beginning, and the same whenever it is called; they are of `size`
+    bytes together.
+    """
 
     content_type: str
-    parts: tuple[bytes, ...]
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.parts))
+    size: int
+    parts: Parts
 
     async def pieces(self, sent: Callable[[bool], None]) -> AsyncIterator[memoryview]:
         """Calls `sent` after each piece, with whether it was the last one."""
         left = self.size
-        for part in self.parts:
-            view = memoryview(part)
-            for start in range(0, len(part), PIECE):
-                piece = view[start : start + PIECE]
-                yield piece
-                left -= len(piece)
-                sent(left == 0)
+        async for piece in _pieces(self.parts()):
+            yield piece
+            left -= len(piece)
+            sent(left == 0)
+
+
+async def size_of(parts: Parts) -> int:
+    """Bytes."""
+    return sum([len(piece) async for piece in _pieces(parts())])
+
+
+async def _pieces(parts: Iterable[bytes]) -> AsyncIterator[memoryview]:
+    """Small parts are put together and large ones cut; after each, other tasks have their turn."""
+    gathered: list[bytes | memoryview] = []
+    size = 0
+    for part in parts:
+        gathered.append(part)
+        size += len(part)
+        if size >= PIECE:
+            whole = memoryview(b"".join(gathered))
+            size %= PIECE
+            for start in range(0, len(whole) - size, PIECE):
+                yield whole[start : start + PIECE]
+                await anyio.lowlevel.checkpoint()
+            gathered = [whole[len(whole) - size :]]
+    if size:
+        yield memoryview(b"".join(gathered))
 
 
 class Patience:
@@ -55,8 +80,8 @@ class Patience:
         return min(self._end, now + (STALL if self.uploading else self._timeout))
 
 
-def form(file_name: str, body: bytes, **fields: str) -> Upload:
-    """A file with other fields, as a form; none of the names needs quoting."""
+def form(file_name: str, size: int, parts: Parts, **fields: str) -> Upload:
+    """A file of these parts with other fields, as a form; none of the names needs quoting."""
     border = f"sluiced-{uuid4().hex}"
     head = "".join(
         f'--{border}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
@@ -66,5 +91,9 @@ def form(file_name: str, body: bytes, **fields: str) -> Upload:
         f'--{border}\r\nContent-Disposition: form-data; name="file"; filename="{file_name}"\r\n'
         "Content-Type: application/jsonl\r\n\r\n"
     )
-    end = f"\r\n--{border}--\r\n"
-    return Upload(f"multipart/form-data; boundary={border}", (head.encode(), body, end.encode()))
+    first, last = head.encode(), f"\r\n--{border}--\r\n".encode()
+    return Upload(
+        f"multipart/form-data; boundary={border}",
+        len(first) + size + len(last),
+        lambda: chain((first,), parts(), (last,)),
+    )

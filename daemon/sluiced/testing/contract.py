@@ -10,7 +10,7 @@ import anyio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ..attempts import Flight, RetrySettings
+from ..attempts import Attempts, Flight, RetrySettings
 from ..batch import Batch
 from ..burial import Burial, DeadLetterSettings, Halt
 from ..delivery import Delivery
@@ -45,16 +45,16 @@ async def deliver(sink: ConfiguredSink, batch: Batch, attempts: int = 3) -> list
     metrics, buried = Metrics("test", CollectorRegistry()), _Buried()
     burial = Burial(DeadLetterSettings(topic="dead", max_ratio=1.0), buried, Halt(), metrics)
     retry = RetrySettings(Duration(0.01), Duration(0.2), Patience("inf"), attempts)
-    delivery = Delivery(
+    retries = Attempts(
         retry,
-        sink,
-        burial,
         Gate(LimitSettings()),
+        burial.halt,
         metrics,
         clock=anyio.current_time,
         wall=lambda: 1_767_225_600.0,
         random=Random(0),  # noqa: S311 - jitter
     )
+    delivery = Delivery(sink, burial, retries, metrics)
     with anyio.fail_after(PATIENCE):
         await delivery.deliver(Flight(batch, anyio.current_time()))
     return buried.letters

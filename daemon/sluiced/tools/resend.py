@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import anyio
 
 from ..app import Daemon
-from ..attempts import Flight
+from ..attempts import Attempts, Flight
 from ..batch import Batch
 from ..burial import Burial, DeadLetterSettings, Halt
 from ..config import Config
@@ -104,15 +104,16 @@ class Resender:
         self.gave_up: SluicedError | None = None
         # A person has asked for these records, so there is no brake on how many are refused.
         brake = DeadLetterSettings(topic=config.dead_letter.topic or "none", max_ratio=1.0)
-        self._delivery = Delivery(
+        burial = Burial(brake, self._refusals, Halt(), daemon.metrics)
+        attempts = Attempts(
             config.retry,
-            self._witness,
-            Burial(brake, self._refusals, Halt(), daemon.metrics),
             Gate(config.limits),
+            burial.halt,
             daemon.metrics,
             clock=time.monotonic,
             wall=time.time,
         )
+        self._delivery = Delivery(self._witness, burial, attempts, daemon.metrics)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:

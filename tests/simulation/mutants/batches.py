@@ -91,7 +91,7 @@ MUTANTS = [
     ),
     Mutant(
         "tombstones-owed",
-        "pipeline",
+        "inflow",
         "[Span(tp, epoch, ranges_of(checked.skipped))]",
         "[]",
         "Tombstones that are passed over are never done.",

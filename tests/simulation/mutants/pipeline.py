@@ -7,26 +7,27 @@ from .mutant import Mutant
 MUTANTS = [
     Mutant(
         "settled-before-delivery",
-        "pipeline",
-        "await self.delivery.deliver(flight)",
-        "self._tasks.start_soon(self.delivery.deliver, flight)",
+        "outflow",
+        "await self._delivery.deliver(flight)",
+        "self._tasks.start(partial(self._delivery.deliver, flight))",
         "Records are done when they are sent and not when they are acknowledged.",
     ),
     Mutant(
         "settled-though-abandoned",
-        "pipeline",
-        "                await self.delivery.deliver(flight)\n",
+        "outflow",
+        "                await self._delivery.deliver(flight)\n",
+        "                import anyio\n"
         "                try:\n"
-        "                    await self.delivery.deliver(flight)\n"
+        "                    await self._delivery.deliver(flight)\n"
         "                except anyio.get_cancelled_exc_class():\n"
         "                    pass\n",
         "A batch that was given up in a drain counts as done.",
     ),
     Mutant(
         "invalid-not-awaited",
-        "pipeline",
-        "            while not await self.burial.bury(letters):\n                pass\n",
-        "            self._tasks.start_soon(self.burial.bury, letters)\n",
+        "invalid",
+        "            while not await self._burial.bury(letters):\n                pass\n",
+        "            self._tasks.start(partial(self._burial.bury, letters))\n",
         "Invalid records are done before their dead letters are acknowledged.",
     ),
     Mutant(
@@ -38,16 +39,16 @@ MUTANTS = [
     ),
     Mutant(
         "flights-survive-the-drain",
-        "pipeline",
+        "outflow",
         "            flight.scope.cancel()\n",
         "            pass\n",
         "Batches in flight are waited for however long they take.",
     ),
     Mutant(
         "fetched-while-halted",
-        "pipeline",
-        "if self.stopping or not self.member or self.burial.halt.reason:\n            return ()",
-        "if self.stopping or not self.member:\n            return ()",
+        "inflow",
+        "if self._tasks.stopping or not self.member or self._halt.reason:\n            return ()",
+        "if self._tasks.stopping or not self.member:\n            return ()",
         "A halted pipeline goes on to fetch.",
     ),
     Mutant(
@@ -59,23 +60,23 @@ MUTANTS = [
     ),
     Mutant(
         "gate-never-left",
-        "pipeline",
-        "            self.gate.leave(self.clock(), landing)\n",
+        "outflow",
+        "            self._gate.leave(self._clock(), landing)\n",
         "            pass\n",
         "A slot of the gate is never given back.",
     ),
     Mutant(
         "budget-not-released",
-        "pipeline",
-        "            del self._burying[id(invalid)]\n",
+        "invalid",
+        "            del self._footprints[id(invalid)]\n",
         "            pass\n",
         "Dead letters on their way out take up memory for ever.",
     ),
     Mutant(
         "budget-ignored",
-        "pipeline",
-        "        self.memory = memory\n",
-        "        self.memory = memory * 100\n",
+        "memory",
+        "        self.limit = limit\n",
+        "        self.limit = limit * 100\n",
         "Nothing holds fetching back when memory is full.",
     ),
     Mutant(
@@ -87,35 +88,35 @@ MUTANTS = [
     ),
     Mutant(
         "fetched-after-revocation",
-        "pipeline",
-        "if self.stopping or not self.member:\n            return  # not",
-        "if self.stopping:\n            return  # not",
+        "inflow",
+        "if self._tasks.stopping or not self.member:\n            return  # not",
+        "if self._tasks.stopping:\n            return  # not",
         "A fetch that ends in the middle of a revocation fills the books again.",
     ),
     Mutant(
         "fetched-out-of-time",
-        "pipeline",
-        "self.gate.slots) if self.timetable.open else ()",
-        "self.gate.slots)",
+        "inflow",
+        "self._gate.slots) if self.timetable.open else ()",
+        "self._gate.slots)",
         "Records are fetched outside of the active times.",
     ),
     Mutant(
         "beyond-the-plan-out-of-time",
-        "pipeline",
+        "inflow",
         "        if self.timetable.open:\n            self._admit()\n\n    def _admit",
         "        self._admit()\n\n    def _admit",
         "What was read beyond a plan is released outside of the active times.",
     ),
     Mutant(
         "never-admitted",
-        "pipeline",
+        "inflow",
         "        if timetable.open:\n            self._admit()\n",
         "",
         "What was read beyond a plan outside of the active times is never released.",
     ),
     Mutant(
         "multiple-not-cut",
-        "pipeline",
+        "inflow",
         "            self._cut()\n            for fetched in fetches:",
         "            for fetched in fetches:",
         "Windows take in records of both sides of a multiple.",

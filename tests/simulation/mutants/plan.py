@@ -85,8 +85,8 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "done-is-done-again",
-        "pipeline",
-        "            records = self.recovery.undone(tp, records)\n",
+        "inflow",
+        "            records = recovery.undone(tp, records)\n",
         "            pass\n",
         "What a former run has finished beyond its checkpoint is sent again, in other batches.",
     ),

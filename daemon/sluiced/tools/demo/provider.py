@@ -120,6 +120,7 @@ class Provider(ABC):
         self.pace = pace or Pace()
         self.faults = Faults()
         self.requests: list[tuple[str, str]] = []
+        self.headers: dict[str, str] = {}  # of every answer, besides its own
         self.results: set[str] = set()
         self.jobs: dict[str, Job] = {}
         self.answered: Callable[[str], Awaitable[None]] | None = None
@@ -266,6 +267,7 @@ async def served(provider: Provider, port: int = 0) -> AsyncIterator[str]:
     app.router.add_routes(list(provider.routes()))
 
     async def name_it(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(provider.headers)
         response.headers.setdefault(provider.request_header, provider.new_id("req_"))
 
     app.on_response_prepare.append(name_it)
