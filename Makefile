@@ -28,6 +28,7 @@ chaos: $(VENV)/installed-dev
 	PYTHONPATH=tests $(BIN)/python -m chaos.run $(ARGS)
 
 # Gigabytes of records of all sizes, a slow API that fails, and a limit of the kernel.
+# ARGS="--profile 'answers at the cap'" is one round alone.
 soak: $(VENV)/installed-dev
 	PYTHONPATH=tests $(BIN)/python -m soak.run $(ARGS)
 

@@ -184,6 +184,7 @@ class Delivery:
             error=answer.error,
             delay_seconds=round(delay, 3),
         )
+        flight.held = bool(answer.after)
         await anyio.sleep(delay)
         return [part]
 

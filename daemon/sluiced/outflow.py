@@ -147,6 +147,13 @@ class Outflow:
         self._closing = True
         self._abandon([f for f in self.flights.values() if f.held and not f.attempts])
 
+    def held_beyond(self, end: float) -> bool:
+        """Whether nothing is under way, and a limit lets nothing through until then."""
+        taking_in = self._jobs is not None and self._jobs.taking_in
+        under_way = taking_in or not all(f.held for f in self.flights.values())
+        now = self._clock()
+        return not under_way and now + self._gate.holding(now).seconds > end
+
     async def leave(self) -> None:
         """Gives up what is at the sink, and lets the jobs be: they are in the metadata, and go on
         without us."""
@@ -162,5 +169,6 @@ class Outflow:
         """They stay in the plan, also those that were never sent: something after them may be done
         already, and a plan without them would have a hole before it."""
         for flight in flights:
-            log.warning("batch_abandoned", batch=flight.batch.id, records=len(flight.batch))
-            flight.scope.cancel()
+            if not flight.scope.cancel_called:
+                log.warning("batch_abandoned", batch=flight.batch.id, records=len(flight.batch))
+                flight.scope.cancel()

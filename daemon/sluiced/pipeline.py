@@ -35,6 +35,7 @@ from .window import Windows
 
 log = structlog.get_logger("sluiced.pipeline")
 
+LOOK_AGAIN = 0.2  # seconds after which a drain looks whether a limit still lets anything through
 BEGINNING = 0.75  # of a drain: so long batches are begun; those at the sink then have the rest
 COMMITTING = (5.0, 0.25)  # seconds, and part of the drain, that the commit after it has at most
 
@@ -221,9 +222,13 @@ class Pipeline:
         self.recovery.drop()
 
     async def _emptied(self, timeout: float) -> None:
+        """Waits in vain for nothing: what a limit holds for longer than that is left at once."""
+        end = self.clock() + timeout
         with anyio.move_on_after(timeout):
-            while self.outflow.leaving() or self._invalid.leaving:
-                await self._bells.left.heard()
+            while self._invalid.leaving or (
+                self.outflow.leaving() and not self.outflow.held_beyond(end)
+            ):
+                await self._bells.left.heard(LOOK_AGAIN)
 
     # --- other settings -----------------------------------------------------------------------
 

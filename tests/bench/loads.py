@@ -1,8 +1,9 @@
 """Does `auto` find the best load of a real server? Run by `make bench-loads`.
 
 The pipeline and the HTTP sink of the daemon, fed from memory, send to an aiohttp server that
-behaves as one of `loads.models`. Its best fixed setting is known by construction; what that
-delivers here is measured first, and then what `auto` does after so many seconds of finding out.
+behaves as one of `loads.models`, or as one and then as another. Its best fixed setting is known by
+construction; what that delivers here is measured first, and then what `auto` does after so many
+seconds of finding out.
 """
 
 from __future__ import annotations
@@ -34,9 +35,13 @@ MODELS = {
     "4 workers": Model(4, 0.02, 0.0002, 0.0),
     "fixed cost, 8 workers": Model(8, 0.1, 0.00002, 0.0),
     "413 above 250 records": Model(4, 0.02, 0.0002, 0.0, records=250),
+    "a cliff at 300 records": Model(4, 0.02, 0.0002, 0.0, cliff=300),
     "429 above 6 requests": Model(16, 0.05, 0.0003, 0.0, concurrent=6),
     "a spread of a third": Model(4, 0.02, 0.0002, 0.0, noise=0.33),
+    "429 above 3, not 12": Model(16, 0.05, 0.0003, 0.0, concurrent=3),
 }
+# What a server is at first, if it changes: then `auto` has found out about another one.
+BEFORE = {"429 above 3, not 12": Model(16, 0.05, 0.0003, 0.0, concurrent=12)}
 
 
 class Server:
@@ -85,10 +90,16 @@ def best(model: Model) -> tuple[int, int]:
 
 
 async def measure(
-    model: Model, fixed: tuple[int, int] | None, learn: float, seconds: float
+    model: Model,
+    fixed: tuple[int, int] | None,
+    learn: float,
+    seconds: float,
+    before: Model | None = None,
 ) -> tuple[float, int, float]:
-    """Records a second over `seconds`, after `learn` seconds; and the setting at the end."""
-    async with Server(model).running() as url:
+    """Records a second over `seconds`, after `learn` seconds; and the setting at the end. As long
+    the server is like the one `before`, if there is one."""
+    server = Server(before or model)
+    async with server.running() as url:
         sink = HttpSink(HttpSettings(url=url), "pages", identity(COORDINATES), format="bytes")
         window = WindowSettings(max_records=fixed[1] if fixed else "auto")
         limits = LimitSettings(
@@ -105,10 +116,13 @@ async def measure(
         await sink.open()
         async with rig.running(), anyio.create_task_group() as tasks:
             tasks.start_soon(_feed, rig)
+            if before is not None:
+                await anyio.sleep(learn)
+                server.model = model
             await anyio.sleep(learn)
-            before = rig.metrics.totals()["delivered"]
+            started = rig.metrics.totals()["delivered"]
             await anyio.sleep(seconds)
-            delivered = rig.metrics.totals()["delivered"] - before
+            delivered = rig.metrics.totals()["delivered"] - started
             setting = rig.gate.slots, rig.pipeline.buffer.windows.most_records or 0
             tasks.cancel_scope.cancel()
         await sink.close()
@@ -134,7 +148,7 @@ async def compare(names: list[str], learn: float, seconds: float) -> list[dict[s
         model = MODELS[name]
         slots, size = best(model)
         fixed, _, _ = await measure(model, (slots, size), 2.0, seconds)
-        auto, found_slots, found_size = await measure(model, None, learn, seconds)
+        auto, found_slots, found_size = await measure(model, None, learn, seconds, BEFORE.get(name))
         rows.append(
             {
                 "server": name,

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 STATUS = {"items": "/responses", "status": "/status", "error": "/error"}
 BY_ID = {**STATUS, "id": "/id"}
 NOW = 1_700_000_000.0
+NOTHING = b" " * 1024**2
 
 
 async def asked(
@@ -43,11 +44,14 @@ async def asked(
 
 
 def read(response: dict[str, Any], body: Any, status: int = 200, of: int = 3) -> Outcome:
-    """The same without a network, for what is said in the body alone."""
+    """The same without a network, for what is said in the body alone: in a small answer and, after
+    a megabyte of nothing, in a large one."""
     raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
     settings = http_settings(response=response)
     reader = ResponseReader(settings, identity(COORDINATES), lambda text: text, lambda: NOW)
-    return reader.outcome(batch_of(of), Answer(status, {}, raw))
+    outcome = reader.outcome(batch_of(of), Answer(status, {}, raw))
+    assert reader.outcome(batch_of(of), Answer(status, {}, NOTHING + raw)) == outcome
+    return outcome
 
 
 def fates(outcome: Outcome) -> str:

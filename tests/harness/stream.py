@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from brokers.base import Broker, Message, unique
@@ -59,3 +60,9 @@ async def make_stream(broker: Broker, directory: Path) -> Stream:
 
 def exactly_once(partitions: int, each: int) -> Counter[tuple[int, int]]:
     return Counter({(p, o): 1 for p in range(partitions) for o in range(each)})
+
+
+def later() -> str:
+    """A `window.active` that begins in two hours: now is outside of it, and for long."""
+    start = datetime.now(UTC) + timedelta(hours=2)
+    return f"{start:%H:%M}-{start + timedelta(hours=1):%H:%M} UTC"

@@ -17,7 +17,7 @@ from brokers.kafka import Kafka
 from harness.api import Api, Call
 from harness.cli import sluiced
 from harness.daemon import until
-from harness.stream import Stream, make_stream
+from harness.stream import Stream, later, make_stream
 
 pytestmark = pytest.mark.anyio
 
@@ -33,12 +33,6 @@ async def watermarks(broker: Broker, topic: str) -> list[dict[str, Any]]:
 
 async def latest(broker: Broker, topic: str) -> dict[int, dict[str, Any]]:
     return {mark["partition"]: mark for mark in await watermarks(broker, topic)}
-
-
-def later() -> str:
-    """A range that begins in two hours: now is outside of it, and for long."""
-    start = datetime.now(UTC) + timedelta(hours=2)
-    return f"{start:%H:%M}-{start + timedelta(hours=1):%H:%M} UTC"
 
 
 async def test_outside_of_the_active_times_the_daemon_waits_until_it_is_told_otherwise(

@@ -18,7 +18,7 @@ from brokers.base import Broker, Message
 from brokers.kafka import Kafka
 from harness.cli import Ended, sluiced
 from harness.daemon import JOBS, Daemon, until
-from harness.stream import Stream, make_stream
+from harness.stream import Stream, later, make_stream
 from providers.anthropic import Anthropic
 from sluiced.tools.demo.openai_api import OpenAI, told
 from sluiced.tools.demo.provider import Pace, served
@@ -212,6 +212,47 @@ async def test_a_killed_daemon_finds_its_jobs_and_submits_none_again(prompts: Pr
 
     assert len(provider.jobs) == 4
     assert (await prompts.answers()).counts() == {1: 40}
+
+
+async def test_outside_of_the_active_times_jobs_are_taken_in_and_none_is_submitted(
+    prompts: Prompts,
+) -> None:
+    provider, hours = OpenAI(Pace(working=3600.0)), "00:00-24:00 UTC"
+    config = JOBS.replace("[window]", f'[window]\nactive = "{hours}"')
+    await prompts.write(40)
+    async with prompts.served(provider, max_records="20", config=config) as daemon:
+
+        async def reload(old: str, new: str, event: str, times: int) -> None:
+            daemon.path.write_text(daemon.path.read_text().replace(old, new))
+            daemon.signal(signal.SIGHUP)
+            await until(lambda: len(daemon.events(event)) == times, event)
+
+        await daemon.start()
+        await until(lambda: len(daemon.events("job_submitted")) == 2, "two jobs")
+        active = later()
+        await reload(hours, active, "release_ends", 1)
+        await prompts.write(20)
+        waiting = f"waiting until {active[:5]} UTC"
+        assert await daemon.get("/readyz") == (200, f"{waiting}; jobs that are looked after: 2\n")
+        status = await daemon.status()
+        assert (status["state"], status["schedule"]["open"]) == ("waiting", False)
+        assert f"{status['state']} {status['reason']}".startswith(waiting)
+
+        for job in provider.jobs.values():
+            job.pace.working = 0.0
+        await all_done(prompts, 40)
+        assert await daemon.get("/readyz") == (200, f"{waiting}\n")
+        with anyio.fail_after(20):  # until the log's ends are looked up: there is something to do
+            while not any(part["lag"] for part in (await daemon.status())["partitions"]):
+                await anyio.sleep(0.1)
+        positions = [part["position"] for part in (await daemon.status())["partitions"]]
+        assert (len(provider.jobs), positions) == (2, [10] * 4), "what came stays in Kafka"
+
+        provider.pace.working = 0.2
+        await reload(active, hours, "release_begins", 1)
+        await all_done(prompts, 60)
+        assert await daemon.stop() == 0
+    assert (await prompts.answers()).counts() == {1: 60}
 
 
 async def test_however_a_submission_dies_there_is_one_job_and_no_file_without_one(

@@ -439,7 +439,7 @@ def test_members_together_never_exceed_the_limit_while_partitions_move(
     largest = int(6000 * part)
     group = Group(Random(seed), unit, burst, [largest, largest // 3])
     for _ in range(8):
-        group.rebalance(group.dice.randint(1, 5))
+        group.rebalance(group.dice.randint(1, 10))
         group.work(group.dice.choice((0.0, 0.02, 0.4, 2.5)) * group.period)
     assert group.most() <= 6000
 

@@ -30,6 +30,7 @@ from fakes import (
 from sluiced.batch import Batch
 from sluiced.burial import DeadLetterSettings
 from sluiced.errors import BurialError, LostRangeError, SourceError
+from sluiced.gate import LimitSettings
 from sluiced.intake import RecordSettings
 from sluiced.outcome import Again, Fate, Outcome, Refused
 from sluiced.record import OVERHEAD, TopicPartition
@@ -554,6 +555,50 @@ async def test_a_slow_commit_does_not_hold_up_the_stop_beyond_the_deadline() -> 
         stopped = anyio.current_time()
     assert r.ended_at is not None
     assert r.ended_at - stopped <= 5.0
+
+
+async def test_a_stop_leaves_at_once_what_a_limit_holds_for_longer_than_the_drain() -> None:
+    r = rig(25, limits=LimitSettings(requests_per_hour=60), drain=30.0)
+    async with r.running():
+        await until(lambda: r.gate.taken)
+        await anyio.sleep(5.0)
+        stopped = anyio.current_time()
+    assert r.ended_at is not None
+    assert r.ended_at - stopped < 1.0
+    assert (r.sink.requests, r.committed, r.error) == ([], 0, None)
+
+
+async def test_a_stop_sends_what_a_limit_lets_through_within_the_drain_and_leaves_the_rest() -> (
+    None
+):
+    r = rig(40, limits=LimitSettings(requests_per_minute=6), drain=30.0)
+    async with r.running():
+        await until(lambda: r.gate.taken)
+    assert r.ended_at is not None
+    assert r.ended_at == pytest.approx(20.1, abs=0.5), "the third would go after 30 s"
+    assert r.committed == 20
+
+
+async def test_a_stop_waits_for_what_is_at_the_sink_though_a_limit_holds_the_rest() -> None:
+    limits = LimitSettings(requests_per_minute=1, max_in_flight=2)
+    r = rig(25, after(15.0), limits=limits, drain=30.0)
+    async with r.running():
+        await until(lambda: r.sink.requests and r.gate.taken == 2)
+        stopped = anyio.current_time()
+    assert r.ended_at is not None
+    assert r.ended_at - stopped == pytest.approx(15.0, abs=0.5)
+    assert (len(r.sink.requests), len(r.sink.taken)) == (1, 10)
+
+
+async def test_a_stop_does_not_wait_for_an_api_that_wants_to_be_left_alone_for_longer() -> None:
+    r = rig(10, then=lambda _: Again("throttled", "429", "429", 50.0), drain=30.0)
+    async with r.running():
+        await until(lambda: r.sink.requests)
+        await anyio.sleep(1.0)
+        stopped = anyio.current_time()
+    assert r.ended_at is not None
+    assert r.ended_at - stopped < 1.0
+    assert (len(r.sink.requests), r.committed) == (1, 0)
 
 
 async def test_invalid_records_on_their_way_out_are_waited_for() -> None:

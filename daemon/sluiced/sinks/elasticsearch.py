@@ -17,10 +17,11 @@ from ..intake import Objection
 from ..outcome import DELIVERED, Again, Fate, Outcome, Verdict, answered
 from ..record import Record
 from .body import BodyEncoder
+from .document import at, document_of
 from .elasticsearch_settings import ElasticsearchSettings, IndexName, day_of
 from .http import HttpSink
 from .http_settings import BodySettings, HttpSettings
-from .items import Scrub, document_of, excerpt
+from .items import Scrub, excerpt
 from .response import Answer, ResponseReader
 from .settings import Line
 from .words import UnclearError
@@ -236,10 +237,9 @@ class BulkReader(ResponseReader):
         """Whether this is how the server refuses what is no request of any of its APIs: where an
         API refuses something, `error` is an object."""
         try:
-            document = document_of(body)
-        except UnclearError:
+            return isinstance(at(document_of(body), ("error",)), str)
+        except (LookupError, UnclearError):
             return False
-        return isinstance(document, dict) and isinstance(document.get("error"), str)
 
 
 def _is_gone(action: str, item: Item) -> bool:

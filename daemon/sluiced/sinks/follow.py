@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import anyio
 
-from ..identity import resolve, text_of, tokens_of
-from .items import document_of
+from ..identity import text_of, tokens_of
+from .document import at, document_of
 from .response import Answer, retry_after
 from .response_settings import FollowSettings
 from .template import Template
@@ -61,7 +61,7 @@ class Follower:
 
 def _text(answer: Answer, tokens: tuple[str, ...]) -> str | None:
     try:
-        return text_of(resolve(document_of(answer.body), tokens))
+        return text_of(at(document_of(answer.body), tokens))
     except (LookupError, UnclearError):
         return None
 

@@ -9,13 +9,18 @@ from typing import Any
 import msgspec
 
 from ..batch import Batch
-from ..identity import Identify, resolve, text_of, tokens_of
+from ..identity import Identify, text_of, tokens_of
 from ..outcome import DELIVERED, Fate, Verdict
+from .document import at, document_of, lines_of, opened
 from .response_settings import ShapeSettings
 from .words import UnclearError, Words
 
 # As much of an API's explanation as a dead letter and a log line take, in characters.
 LONGEST_TEXT = 500
+
+# How much of it is looked at for that, and what is left out at the end of so much: it may be the
+# first half of a secret, and secrets are shorter.
+_LOOKED_AT, _DOUBTFUL = 65_536, 16_384
 
 _COMPARE = "compare sink.response id with record.id and sink.body.item"
 
@@ -27,24 +32,17 @@ NOT_JUDGED = Verdict(Fate.RETRY, error="the API neither did nor judged this reco
 # Takes out of a text what must not be shown.
 Scrub = Callable[[str], str]
 
-_decode = msgspec.json.Decoder().decode
-_decode_lines = msgspec.json.Decoder().decode_lines
 _encode = msgspec.json.Encoder().encode
-
-
-def document_of(body: bytes | bytearray) -> Any:
-    """The answer as JSON. Raises UnclearError."""
-    try:
-        return _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise UnclearError("the answer is not JSON") from None
 
 
 def excerpt(value: Any, scrub: Scrub) -> str:
     """An API's explanation, of whatever JSON type, as one line that may be shown."""
-    text = value if isinstance(value, str) else _encode(value).decode()
+    text = (value if isinstance(value, str) else _encode(value).decode()).lstrip()
     # Scrubbed before it is cut, so that no half of a secret is left at the end.
-    line = " ".join(scrub(text).split())[:LONGEST_TEXT]
+    clean = scrub(text[:_LOOKED_AT])
+    if len(text) > _LOOKED_AT:
+        clean = clean[:-_DOUBTFUL]
+    line = " ".join(clean.split())[:LONGEST_TEXT]
     # It may end up on a terminal, which obeys some of what cannot be printed.
     return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
 
@@ -85,7 +83,7 @@ class ItemReader:
                     f"the API answered for {len(items)} records of {len(batch)}; "
                     f"compare {self._where} with what it sends"
                 )
-            return [self._verdict(item, unnamed) for item in items]
+            return [self._verdict(item, unnamed) for item in map(opened, items)]
         if isinstance(items, Mapping):
             if not items and not ok:
                 raise UnclearError("the answer names no record")
@@ -94,17 +92,14 @@ class ItemReader:
 
     def _found(self, body: bytes | bytearray) -> Any:
         if self._lines:
-            try:
-                return _decode_lines(body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise UnclearError("the answer's lines are not all JSON") from None
+            return lines_of(body)
         document = document_of(body)
         try:
-            found = resolve(document, self._items)
+            found = at(document, self._items)
         except LookupError:
             found = None
             # Where only some are named, that may be none.
-            if not (self._partial and isinstance(document, Mapping)):
+            if not (self._partial and isinstance(opened(document), Mapping)):
                 raise UnclearError(f"the answer has nothing at {self._where}") from None
         return [] if found is None and self._partial else found
 
@@ -117,7 +112,7 @@ class ItemReader:
                 raise UnclearError(
                     f"{self._where} has a key that is no index into {len(batch)} records"
                 )
-            verdicts[index] = self._verdict(item, unnamed)
+            verdicts[index] = self._verdict(opened(item), unnamed)
         return verdicts
 
     def _by_id(self, batch: Batch, items: Sequence[Any], unnamed: Verdict) -> Sequence[Verdict]:
@@ -127,8 +122,10 @@ class ItemReader:
             waiting[self._identify(record)].append(index)
         verdicts = [NOT_JUDGED] * len(batch)
         silent = len(batch)
-        for item in items:
+        nulls = 0
+        for item in map(opened, items):
             if item is None:
+                nulls += 1
                 continue
             indexes = waiting.get(text_of(_at(item, self._id or ())) or "")
             if not indexes:
@@ -139,7 +136,7 @@ class ItemReader:
             verdicts[indexes.popleft()] = self._verdict(item, unnamed)
             silent -= 1
         # A null tells that some record was not judged, though not which: one of those left.
-        if silent != items.count(None):
+        if silent != nulls:
             raise UnclearError(f"the answer leaves out the ids of {silent} records")
         return verdicts
 
@@ -148,7 +145,7 @@ class ItemReader:
     ) -> Sequence[Verdict]:
         """Items that each tell a position, all positions exactly once."""
         verdicts: dict[int, Verdict] = {}
-        for item in items:
+        for item in map(opened, items):
             index = self._position(item, len(batch))
             if index in verdicts:
                 raise UnclearError(f"the answer has the position {index} twice")
@@ -169,7 +166,7 @@ class ItemReader:
             for index, record in enumerate(batch.records):
                 named[self._identify(record)].append(index)
         seen: set[int] = set()
-        for item in items:
+        for item in map(opened, items):
             verdict = self._verdict(item, unnamed)
             if self._id is None:
                 indexes = [self._position(item, len(batch))]
@@ -208,7 +205,7 @@ class ItemReader:
 def _at(document: Any, tokens: tuple[str, ...]) -> Any:
     """What a pointer points to; None for nothing, as for null."""
     try:
-        return resolve(document, tokens)
+        return at(document, tokens)
     except LookupError:
         return None
 

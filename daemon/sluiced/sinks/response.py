@@ -12,11 +12,12 @@ from typing import Any
 
 from ..batch import Batch
 from ..feedback import Feedback
-from ..identity import Identify, resolve, text_of, tokens_of
+from ..identity import Identify, text_of, tokens_of
 from ..outcome import DELIVERED, Again, Fate, Outcome, Refused, TooLarge, answered
 from .allowances import allowances
+from .document import at, document_of
 from .http_settings import HttpSettings
-from .items import ItemReader, Scrub, document_of, excerpt
+from .items import ItemReader, Scrub, excerpt
 from .response_settings import ShapeSettings
 from .words import UnclearError, Words
 
@@ -76,7 +77,7 @@ class ResponseReader:
             document = document_of(body)
             for pointer in self._usages:
                 with suppress(LookupError):
-                    found: Any = resolve(document, pointer)
+                    found = at(document, pointer)
                     if isinstance(found, int) and not isinstance(found, bool) and found >= 0:
                         counts.append(found)
         return sum(counts) if counts else None
@@ -169,7 +170,7 @@ class ResponseReader:
         if pointer is None or not body:
             return ""
         try:
-            found: Any = resolve(document_of(body), pointer)
+            found = at(document_of(body), pointer)
         except LookupError:
             return ""
         except UnclearError:
@@ -202,7 +203,7 @@ class _WholeReader:
 
     def _found(self, body: bytes | bytearray) -> Any:
         try:
-            return resolve(document_of(body), self._status)
+            return at(document_of(body), self._status)
         except LookupError:
             return None
         except UnclearError:
