@@ -152,6 +152,10 @@ async def test_its_jobs_are_listed_and_cancelled_and_what_they_have_not_done_goe
         worker.begin()
         shown = await sluiced("jobs", "show", daemon.path, job.name)
         assert f"{stream.topic}/" in shown.out
+        config = daemon.path.read_text()
+        daemon.path.write_text(config.replace('poll = "200ms"', 'poll = "100ms"'))
+        daemon.signal(signal.SIGHUP)
+        await until(lambda: daemon.events("reloaded"), "a reload")
         cancelled = await sluiced("jobs", "cancel", daemon.path, job.name, "--yes")
         assert cancelled.code == 0, cancelled.err
         assert (job / "cancelled").exists()
@@ -159,5 +163,6 @@ async def test_its_jobs_are_listed_and_cancelled_and_what_they_have_not_done_goe
         assert await daemon.stop() == 0
         assert "no jobs" in (await sluiced("jobs", "list", daemon.path)).out
 
+    assert [event["changed"] for event in daemon.events("reloaded")] == [["sink.poll"]]
     assert [len(requests) for requests in worker.jobs.values()] == [12, 6]
     assert await stream.results() == all_of(12)
