@@ -57,7 +57,7 @@ async def test_outside_of_the_active_times_the_daemon_waits_until_it_is_told_oth
         assert (await daemon.get("/readyz")) == (200, "ok\n")
         daemon.path.write_text(daemon.path.read_text().replace("00:00-24:00 UTC", active))
         daemon.signal(signal.SIGHUP)
-        await until(lambda: daemon.events("release_ends"), "the end of the release")
+        await until(lambda: len(daemon.events("release_ends")) == 2, "the end of the release")
         await stream.produce(4, start=40)
         assert await daemon.stop() == 0
         assert len(api.delivered()) == 40
