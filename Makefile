@@ -57,7 +57,7 @@ mutants: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	PYTHONPATH=tests $(BIN)/python -m bench.run $(ARGS)
 
-# Whether "auto" finds the best load of servers of which it is known: a quarter of an hour.
+# Whether "auto" finds the best load of servers of which it is known: twenty minutes.
 bench-loads: $(VENV)/installed-dev
 	PYTHONPATH=tests $(BIN)/python -m bench.loads $(ARGS)
 
