@@ -99,6 +99,9 @@ class SqliteSink:
         except sqlite3.IntegrityError as error:
             return Refused("constraint", str(error))  # the daemon finds out which record it was
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                status = "timeout"
+                return Again("timeout", f"somebody else writes: {error}")
             return Again("connection", str(error), outage=True)
         finally:
             self._line.requests(status, time.monotonic() - started)
@@ -109,7 +112,8 @@ class SqliteSink:
 
     def _connect(self) -> sqlite3.Connection:
         uri = f"{Path(self._settings.file).absolute().as_uri()}?mode=rw"  # never makes the file
-        return sqlite3.connect(uri, uri=True, timeout=self._settings.timeout)
+        # SQLite is to give up before we do: what we gave up it could still write.
+        return sqlite3.connect(uri, uri=True, timeout=0.9 * self._settings.timeout)
 
     def _probe(self) -> None:
         with closing(self._connect()) as connection:
