@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
+from anyio.abc import Process
 
 from sluiced.errors import SourceError
 from sluiced.kafka import SaslSettings, client
@@ -43,6 +47,22 @@ async def test_a_command_that_fails_is_named_without_what_it_says_or_is_told() -
 async def test_a_command_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "TOKEN_TIMEOUT", 0.2)
     assert "took too long" in await refusal(running("import time; time.sleep(60)"))
+
+
+async def test_a_command_is_not_lost_where_time_is_over_before_it_has_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "TOKEN_TIMEOUT", 0.0)
+    started: list[Process] = []
+    start = anyio.open_process
+
+    async def noted(*args: Any, **others: Any) -> Process:
+        started.append(await start(*args, **others))
+        return started[-1]
+
+    monkeypatch.setattr(anyio, "open_process", noted)
+    assert "took too long" in await refusal(running("import time; time.sleep(60)"))
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 async def test_a_source_without_a_token_says_so(tmp_path: Path) -> None:
