@@ -174,9 +174,10 @@ class Attempts:
     def delay(self, failures: int, after: float | None = None) -> float:
         """Seconds to wait after so many failures in a row; `after` is what the API asks for."""
         delay = self.backoff(failures)
-        if after:
+        if after is not None and after > 0:
             # What the API asks for, but no absurd wait; spread, since others were told the same.
-            # A wait of nothing, or until a time that is over, would be no pause at all.
+            # A wait of nothing, or until a time that is over, would be no pause at all, and what a
+            # sink makes of a date of the past may even be less than that, or no number.
             wish = min(after, self.settings.max_delay)
             delay = wish + self.random.uniform(0, self.settings.first_delay)
             self.gate.hold(self.clock() + delay)

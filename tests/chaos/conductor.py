@@ -145,7 +145,7 @@ class Conductor:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._produce)
             for blow in schedule(self._orders.storm, self._orders.seed):
-                await anyio.sleep(blow.at - self._now())
+                await anyio.sleep(max(0.0, blow.at - self._now()))  # two may be close together
                 self._say(f"{self._now():6.1f} s  {blow}")
                 tasks.start_soon(self._strike, blow, fleet)
 

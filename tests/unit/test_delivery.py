@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -324,9 +325,10 @@ async def test_an_absurd_wait_is_cut_to_the_longest_pause() -> None:
     assert 60.0 <= second - first <= 60.25 + 1e-6
 
 
-@pytest.mark.parametrize("no_wait", [0.0, None])
+@pytest.mark.parametrize("no_wait", [0.0, None, -20.0, math.nan])
 async def test_a_wait_of_nothing_does_not_make_a_storm(no_wait: float | None) -> None:
-    """Nor does a date that is over, which a wall clock that has jumped makes of every date."""
+    """Nor does a date that is over, which a wall clock that has jumped makes of every date, nor
+    what a sink of another package makes of one."""
     r = rig(*[Again("throttled", "slow down", "429", after=no_wait)] * 12)
     await deliver_with(r, 1)
     assert r.sink.times[-1] > 30.0, "the pauses grow as without a wish"
