@@ -14,13 +14,13 @@ from ..attempts import Attempts, Flight, RetrySettings
 from ..batch import Batch
 from ..burial import Burial, DeadLetterSettings, Halt
 from ..delivery import Delivery
-from ..errors import SluicedError
 from ..gate import Gate, LimitSettings
 from ..metrics import Metrics
 from ..outcome import DELIVERED, Again, Answered, Fate, Outcome, Refused, TooLarge
 from ..ports import DeadLetter
 from ..sinks.settings import ConfiguredSink
 from ..units import Duration, Patience
+from .common import CommonContract, possible
 from .stand import PlainRecord, Stand, batch_of
 
 PATIENCE = 30.0  # seconds within which anything here comes to an end
@@ -64,10 +64,8 @@ def delivered(outcome: Outcome, batch: Batch) -> bool:
     return isinstance(outcome, Answered) and list(outcome.verdicts) == [DELIVERED] * len(batch)
 
 
-class SinkContract:
+class SinkContract(CommonContract):
     """The suite. A class that derives from it has a fixture `stand`, new for each test."""
-
-    pytestmark = pytest.mark.anyio
 
     async def test_every_record_has_a_verdict_and_is_in_effect_once(self, stand: Stand) -> None:
         batch = stand.batch(*range(50))
@@ -163,8 +161,7 @@ class SinkContract:
         assert [letter.reason for letter in letters] == ["too_large"] * 2
 
     async def test_what_cannot_be_reached_is_tried_again_until_it_can(self, stand: Stand) -> None:
-        if (gone := stand.gone()) is None:
-            pytest.skip("the stand cannot go away")
+        gone = possible(stand.gone(), "cannot go away")
         batch = stand.batch(*range(10))
         async with stand.sink(timeout="5s") as sink:
             async with gone:
@@ -175,8 +172,7 @@ class SinkContract:
         assert await stand.effects() == Counter(range(10))
 
     async def test_it_goes_away_between_two_batches(self, stand: Stand) -> None:
-        if (gone := stand.gone()) is None:
-            pytest.skip("the stand cannot go away")
+        gone = possible(stand.gone(), "cannot go away")
         async with stand.sink(timeout="5s") as sink:
             assert await deliver(sink, stand.batch(1)) == []
             async with gone:
@@ -185,8 +181,7 @@ class SinkContract:
         assert await stand.effects() == Counter([1, 2])
 
     async def test_what_does_not_answer_is_given_up_in_time(self, stand: Stand) -> None:
-        if (mute := stand.mute()) is None:
-            pytest.skip("the stand cannot be made not to answer")
+        mute = possible(stand.mute(), "cannot be made not to answer")
         async with stand.sink(timeout=f"{SOON}s") as sink, mute:
             with anyio.fail_after(SOON + 5):
                 outcome = await sink.send(stand.batch(1))
@@ -199,8 +194,7 @@ class SinkContract:
     async def test_a_request_that_is_cancelled_is_done_wholly_or_not_at_all(
         self, stand: Stand
     ) -> None:
-        if (mute := stand.mute()) is None:
-            pytest.skip("the stand cannot be made not to answer")
+        mute = possible(stand.mute(), "cannot be made not to answer")
         batch = stand.batch(*range(10))
         async with stand.sink() as sink:
             async with mute:
@@ -220,8 +214,7 @@ class SinkContract:
         assert sink.identifies == "none" or found == Counter(numbers)
 
     async def test_an_answer_that_makes_no_sense_is_no_success(self, stand: Stand) -> None:
-        if (babbling := stand.babbling()) is None:
-            pytest.skip("the stand cannot talk nonsense")
+        babbling = possible(stand.babbling(), "cannot talk nonsense")
         batch = stand.batch(1, 2, 3)
         async with stand.sink(timeout="5s") as sink:
             async with babbling:
@@ -240,27 +233,3 @@ class SinkContract:
             finally:
                 await successor.close()
         assert await stand.effects() == Counter([1, 2])
-
-    async def test_a_probe_reaches_it_and_changes_nothing(self, stand: Stand) -> None:
-        await stand.settings().build(stand.line).probe()
-        assert await stand.effects() == Counter()
-
-    async def test_a_probe_says_what_is_wrong(self, stand: Stand) -> None:
-        if (gone := stand.gone()) is None:
-            pytest.skip("the stand cannot go away")
-        async with gone:
-            with pytest.raises(SluicedError) as caught:
-                await stand.settings(timeout="5s").build(stand.line).probe()
-        assert caught.value.hint, "what is to be done about it"
-
-    async def test_a_preview_shows_every_record_and_sends_none(self, stand: Stand) -> None:
-        sink = stand.settings().build(stand.line)
-        text = "\n".join(sink.preview(stand.batch(4711, 4712)))
-        assert "4711" in text
-        assert "4712" in text
-        assert await stand.effects() == Counter()
-
-    async def test_whether_a_record_may_be_sent_is_said_beforehand(self, stand: Stand) -> None:
-        async with stand.sink() as sink:
-            for record in stand.records(1, 2):
-                assert sink.objection(record) is None

@@ -11,6 +11,7 @@ from ..outcome import Again, Fate, Refused, TooLarge
 from ..ports import BrokenResultsError, Progress, Submitted
 from ..record import TopicPartition
 from ..sinks.job_settings import ConfiguredJobs
+from .common import CommonContract, possible
 from .job_stand import (
     NAME,
     OTHER,
@@ -20,17 +21,14 @@ from .job_stand import (
     fates,
     found,
     places,
-    possible,
     results,
     submitted,
 )
 from .stand import PlainRecord, batch_of
 
 
-class JobContract:
+class JobContract(CommonContract):
     """The suite. A class that derives from it has a fixture `stand`, new for each test."""
-
-    pytestmark = pytest.mark.anyio
 
     # --- a job and its results ------------------------------------------------------------------
 
@@ -73,7 +71,7 @@ class JobContract:
     async def test_results_that_break_off_say_so_and_can_be_read_anew(
         self, stand: JobStand
     ) -> None:
-        broken = possible(stand.broken())
+        broken = possible(stand.broken(), "cannot break off results")
         before: set[Where | None] = set()
 
         async def read_on() -> None:
@@ -133,7 +131,7 @@ class JobContract:
         assert await stand.jobs() == 1
 
     async def test_a_submission_is_found_though_its_answer_was_lost(self, stand: JobStand) -> None:
-        lost, batch = possible(stand.lost()), stand.batch(*range(10))
+        lost, batch = possible(stand.lost(), "cannot lose an answer"), stand.batch(*range(10))
         async with stand.sink() as sink:
             async with lost:
                 answer = await sink.submit(batch, NAME)
@@ -223,7 +221,7 @@ class JobContract:
         assert await stand.jobs() == 0
 
     async def test_what_cannot_be_reached_says_nothing_of_any_job(self, stand: JobStand) -> None:
-        gone, batch = possible(stand.gone()), stand.batch(*range(10))
+        gone, batch = possible(stand.gone(), "cannot go away"), stand.batch(*range(10))
         async with stand.sink(timeout="5s") as sink:
             job = await submitted(sink, batch)
             await stand.finish()
@@ -253,27 +251,9 @@ class JobContract:
 
     # --- what people see of it ------------------------------------------------------------------
 
-    async def test_a_probe_reaches_it_and_makes_nothing(self, stand: JobStand) -> None:
-        await stand.settings().build(stand.line).probe()
-        assert await stand.jobs() == 0
-
-    async def test_a_probe_says_what_is_wrong(self, stand: JobStand) -> None:
-        async with possible(stand.gone()):
-            with pytest.raises(SluicedError) as caught:
-                await stand.settings(timeout="5s").build(stand.line).probe()
-        assert caught.value.hint, "what is to be done about it"
-
-    async def test_a_preview_shows_every_record_and_makes_nothing(self, stand: JobStand) -> None:
-        sink = stand.settings().build(stand.line)
-        text = "\n".join(sink.preview(stand.batch(4711, 4712)))
-        assert "4711" in text
-        assert "4712" in text
-        assert await stand.jobs() == 0
-
-    async def test_whether_a_record_may_be_sent_is_said_beforehand(self, stand: JobStand) -> None:
+    async def test_a_tombstone_is_no_request(self, stand: JobStand) -> None:
         async with stand.sink() as sink:
-            assert [sink.objection(record) for record in stand.records(1, 2)] == [None, None]
-            assert sink.objection(PlainRecord(value=None)), "of a tombstone there is no request"
+            assert sink.objection(PlainRecord(value=None))
 
     async def test_a_tool_that_wants_an_answer_at_once_is_told_that_there_is_none(
         self, stand: JobStand

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -12,10 +12,10 @@ import pytest
 from ..batch import Batch
 from ..outcome import Fate
 from ..ports import JobResult, Progress, Submitted, Undecided
-from ..record import Record, TopicPartition
+from ..record import TopicPartition
 from ..sinks.job_settings import ConfiguredJobs, JobSettings
 from ..sinks.settings import Line
-from .stand import PlainRecord, batch_of
+from .stand import AnyStand
 
 Where = tuple[TopicPartition, int]
 
@@ -23,15 +23,14 @@ Where = tuple[TopicPartition, int]
 NAME, OTHER = "0123456789abcdef" * 2 + ".89abcdef-" + "9" * 22, "f" * 32 + "-1"
 
 
-class JobStand(ABC):
-    """The real thing behind a sink of jobs, without a job at first, and what a test may do to it.
+class JobStand(AnyStand[ConfiguredJobs]):
+    """The real thing behind a sink of jobs, and what a test may do to it.
 
-    `bad` is a value that it refuses for its own sake. `once` is True where the sink promises that a
-    batch which is submitted twice under a name is one job.
+    `once` is True where the sink promises that a batch which is submitted twice under a name is one
+    job.
     """
 
     line: Line = Line("pages", ["pages"])
-    bad: bytes | None = None
     once = False
 
     @abstractmethod
@@ -58,14 +57,6 @@ class JobStand(ABC):
     async def wait(self, seconds: float) -> None:
         """So much time goes by, for the sink and for what is behind it."""
 
-    def value(self, n: int) -> bytes:
-        """The value of record `n`: one that is taken, and no other's. `n` is below 10,000."""
-        return b'{"n":%d}' % n
-
-    def gone(self) -> AbstractAsyncContextManager[None] | None:
-        """Inside of it nothing can be reached. None: that cannot be done."""
-        return None
-
     def lost(self) -> AbstractAsyncContextManager[None] | None:
         """Inside of it a job is made, and the answer is lost. None: that cannot be done."""
         return None
@@ -74,23 +65,8 @@ class JobStand(ABC):
         """Inside of it results break off before their end. None: that cannot be done."""
         return None
 
-    # What the suite does with it.
-
-    @asynccontextmanager
-    async def sink(self, **keys: Any) -> AsyncIterator[ConfiguredJobs]:
-        """A sink by `settings`, open."""
-        made = self.settings(**keys).build(self.line)
-        await made.open()
-        try:
-            yield made
-        finally:
-            await made.close()
-
-    def records(self, *numbers: int) -> list[Record]:
-        return [PlainRecord(offset=n, value=self.value(n)) for n in sorted(numbers)]
-
-    def batch(self, *numbers: int) -> Batch:
-        return batch_of(self.records(*numbers), self.line.name)
+    async def untouched(self) -> bool:
+        return not await self.jobs()
 
 
 async def submitted(sink: ConfiguredJobs, batch: Batch, name: str = NAME) -> str:
@@ -142,11 +118,3 @@ def places(batch: Batch) -> set[Where | None]:
 
 def fates(of: dict[Where | None, JobResult]) -> set[Fate]:
     return {result.verdict.fate for result in of.values()}
-
-
-def possible(
-    disturbance: AbstractAsyncContextManager[None] | None,
-) -> AbstractAsyncContextManager[None]:
-    if disturbance is None:
-        pytest.skip("the stand cannot do that")
-    return disturbance

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -38,8 +38,17 @@ def batch_of(records: Sequence[Record], pipeline: str = "pages") -> Batch:
     return Batch.of(pipeline, [Run(tp, 1, run) for tp, run in runs.items()], "records")
 
 
-class Stand(ABC):
-    """The real thing behind a sink, empty at first, and what a test may do to it.
+C_co = TypeVar("C_co", bound=ConfiguredSink, covariant=True)
+
+
+class Buildable(Protocol[C_co]):
+    """Settings of a sink, as far as a stand needs to know."""
+
+    def build(self, line: Line) -> C_co: ...
+
+
+class AnyStand(ABC, Generic[C_co]):
+    """What there is behind a sink of any kind, empty at first, and what a test may do to it.
 
     `bad` is a value that it refuses for its own sake.
     """
@@ -48,33 +57,25 @@ class Stand(ABC):
     bad: bytes | None = None
 
     @abstractmethod
-    def settings(self, **keys: Any) -> SinkSettings:
+    def settings(self, **keys: Any) -> Buildable[C_co]:
         """The sink's settings, with these keys as they would stand in a file."""
+
+    @abstractmethod
+    async def untouched(self) -> bool:
+        """Whether nothing has ever been done there."""
 
     def value(self, n: int) -> bytes:
         """The value of record `n`: one that is taken, and no other's. `n` is below 10,000."""
         return b'{"n":%d}' % n
 
-    @abstractmethod
-    async def effects(self) -> Counter[int]:
-        """How often the record of each `n` is in effect there now."""
-
     def gone(self) -> AbstractAsyncContextManager[None] | None:
         """Inside of it nothing can be reached. None: that cannot be done."""
-        return None
-
-    def mute(self) -> AbstractAsyncContextManager[None] | None:
-        """Inside of it requests are taken and not answered. None: that cannot be done."""
-        return None
-
-    def babbling(self) -> AbstractAsyncContextManager[None] | None:
-        """Inside of it requests are answered by what makes no sense, and nothing is done."""
         return None
 
     # What the suite does with it.
 
     @asynccontextmanager
-    async def sink(self, **keys: Any) -> AsyncIterator[ConfiguredSink]:
+    async def sink(self, **keys: Any) -> AsyncIterator[C_co]:
         """A sink by `settings`, open."""
         made = self.settings(**keys).build(self.line)
         await made.open()
@@ -88,6 +89,29 @@ class Stand(ABC):
 
     def batch(self, *numbers: int) -> Batch:
         return batch_of(self.records(*numbers), self.line.name)
+
+
+class Stand(AnyStand[ConfiguredSink]):
+    """The real thing behind a sink, and what a test may do to it."""
+
+    @abstractmethod
+    def settings(self, **keys: Any) -> SinkSettings:
+        """The sink's settings, with these keys as they would stand in a file."""
+
+    @abstractmethod
+    async def effects(self) -> Counter[int]:
+        """How often the record of each `n` is in effect there now."""
+
+    def mute(self) -> AbstractAsyncContextManager[None] | None:
+        """Inside of it requests are taken and not answered. None: that cannot be done."""
+        return None
+
+    def babbling(self) -> AbstractAsyncContextManager[None] | None:
+        """Inside of it requests are answered by what makes no sense, and nothing is done."""
+        return None
+
+    async def untouched(self) -> bool:
+        return not await self.effects()
 
 
 S = TypeVar("S", bound=SinkSettings)
