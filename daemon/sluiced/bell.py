@@ -43,5 +43,5 @@ class Bells:
 
     def gone(self) -> None:
         """Something has left, and something else may be released in its place."""
-        self.work.ring()
+        self.moved()
         self.left.ring()

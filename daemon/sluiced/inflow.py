@@ -80,6 +80,7 @@ class Inflow:
         self.member = False
         self.timetable = Timetable()
         self.last_turn = clock()  # of the fetch loop
+        self._booked = 0  # bytes that new records may take up that are being fetched
         self._ahead: dict[TopicPartition, deque[int]] = {}  # where a former run's begins
 
     # --- what is fetched ----------------------------------------------------------------------
@@ -92,7 +93,10 @@ class Inflow:
             ready = self.ready()
             if not ready:
                 await self._bells.left.heard(POLL)
-            fetches = await self._source.fetch(ready, self._quota(), POLL)
+            quota, new = self._quota(), not (self._jobs and self._jobs.coming_back)
+            self._booked = quota * self._memory.mean if new else 0
+            fetches = await self._source.fetch(ready, quota, POLL)
+            self._booked = 0
             self._cut()
             for fetched in fetches:
                 self._take(fetched)
@@ -129,7 +133,9 @@ class Inflow:
         recovery = self._recovery
         if self._memory.free() > 0:
             tps = self._ledger.last_committed().keys() - recovery.recovering()
-            new = self._buffer.wanting(tps, self._gate.slots) if self.timetable.open else ()
+            full = self._jobs is not None and self._jobs.coming_back
+            closed = full or not self.timetable.open
+            new = () if closed else self._buffer.wanting(tps, self._gate.slots)
             # A batch of a plan was released already, and whoever planned it may have sent it.
             wanted = [*recovery.reading(), *new]
         else:
@@ -158,6 +164,16 @@ class Inflow:
     def _idle(self) -> bool:
         """Nothing is on its way out, and so nothing will give memory back by itself."""
         return not (self._buffer.records or self._outflow.flights or self._invalid.leaving)
+
+    def room(self) -> bool:
+        """Whether there is some in memory for what a job has left to be submitted again.
+
+        Also where what is full of it waits for this very job: for its place in the plan, say.
+        """
+        if self._memory.free() > self._booked:
+            return True
+        leaving = self._outflow.flights or self._buffer.planned or self._invalid.leaving
+        return not (leaving or self._booked)
 
     def finished(self) -> bool:
         """Nothing that was released is still on its way."""

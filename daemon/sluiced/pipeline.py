@@ -149,6 +149,7 @@ class Pipeline:
                 start=lambda job: tasks.start(partial(jobs.live, job)),
                 queue=self.outflow.queue_again,
                 changed=bells.gone,
+                room=self.inflow.room,
             )
 
     async def run(self, stop: anyio.Event) -> None:

@@ -66,13 +66,14 @@ class Conduct:
 
     def fetches(self, member: SimMember, ready: Collection[TopicPartition]) -> None:
         """Memory may be exceeded by one fetch, or where batches of a former life have to be formed
-        again, which may have been larger, by one more for each partition."""
+        again, which may have been larger, by one more for each partition; and by what one job has
+        left to be submitted again."""
         if ready:
             self._not_halted(member, "fetches")
             self._in_time(member, ready)
         scenario, source = member.world.scenario, member.source
         fetches = 1 + len(scenario.tps) if source.found_plans else 1
-        allowed = scenario.memory + source.largest_fetch * fetches
+        allowed = scenario.memory + source.largest_fetch * fetches + source.largest_return
         occupied = member.pipeline.memory.occupied()
         if occupied > allowed and not member.dead:
             self._fail("memory", f"{member.name} holds {occupied} bytes of {allowed}")

@@ -16,6 +16,7 @@ from sluiced.record import Range, Record, TopicPartition
 
 from .job_api import Said
 from .scenario import dice
+from .source import weight_of
 from .timeline import Reply
 
 if TYPE_CHECKING:
@@ -164,10 +165,13 @@ class SimOriginals:
         self, ranges: Mapping[TopicPartition, Sequence[Range]]
     ) -> AsyncIterator[Sequence[Record]]:
         await self._member.awake()
+        source, weight = self._member.source, 0
         broken = self._world.fault("originals", self._dice) == "broken"
         for tp, spans in sorted(ranges.items()):
             for span in spans:
                 records = self._world.topics.within(tp, span)
+                weight += weight_of(records)
+                source.largest_return = max(source.largest_return, weight)
                 for start in range(0, len(records), PAGE):
                     await trio.sleep(0.001)
                     await self._member.awake()

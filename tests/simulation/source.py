@@ -33,6 +33,7 @@ class SimSource:
         self.generations: dict[int, int] = {}  # by epoch
         self.fetched_at: dict[Coordinates, float] = {}
         self.largest_fetch = 0
+        self.largest_return = 0  # of what a job leaves to be submitted again
         self.found_plans = False  # in the metadata, at the latest assignment
         self._member = member
         self._world = world
@@ -147,7 +148,7 @@ class SimSource:
                 records = records[:left]
                 left -= len(records)
                 fetched.append(self._fetched(tp, records, more))
-        self.largest_fetch = max(self.largest_fetch, sum(_weight(f.records) for f in fetched))
+        self.largest_fetch = max(self.largest_fetch, sum(weight_of(f.records) for f in fetched))
         if fetched:
             self._latest = fetched
             self._member.saw("fetched")
@@ -216,7 +217,7 @@ class SimSource:
         return "ok" if stored else "failed"
 
 
-def _weight(records: Sequence[SimRecord]) -> int:
+def weight_of(records: Sequence[SimRecord]) -> int:
     """What these take up by the pipeline's own count: themselves, and the bodies made of them."""
     size = size_of(records)
     return footprint_of(records, size) + size

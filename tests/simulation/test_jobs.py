@@ -6,9 +6,11 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+FAILED = Path(__file__).with_name("job_seeds.txt")
 SEEDS = 60
 # What must have happened in that many runs.
 HAPPENS = (
@@ -41,6 +43,13 @@ def test_whatever_dies_every_prompt_has_one_answer_and_no_job_is_submitted_twice
     start = random.randrange(10**9)
     print(f"seeds {start} to {start + SEEDS - 1}")
     done = run("--start", start, "--seeds", SEEDS, "--jobs", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_seed_that_ever_broke_a_rule_breaks_one_now() -> None:
+    lines = FAILED.read_text().splitlines()
+    seeds = [line.split()[0] for line in lines if line and not line.startswith("#")]
+    done = run("--keep-going", "--jobs", 2, "--seed", *seeds)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -20,6 +20,7 @@ from sluiced.burial import DeadLetterSettings
 from sluiced.errors import BurialError, SourceError
 from sluiced.feedback import Allowance, Feedback
 from sluiced.gate import LimitSettings
+from sluiced.inflow import POLL
 from sluiced.intake import RecordSettings
 from sluiced.jobs import seen
 from sluiced.jobs.book import Job
@@ -1136,6 +1137,37 @@ async def test_jobs_found_in_the_plan_are_read_past_though_memory_is_full() -> N
         await until(lambda: r.committed == 40, HOUR)
 
     assert len(r.api.submissions) == 4
+
+
+async def test_jobs_that_leave_much_at_the_same_time_come_back_as_memory_has_room() -> None:
+    limits = LimitSettings(requests_per_minute=12, burst=1 / 12)
+    retry = RetrySettings(max_item_attempts=2)
+    r = rig(200, memory=20 * OVERHEAD, limits=limits, retry=retry)
+    r.api.takes, r.api.poll_every, most = 10 * HOUR, 0.1, 0
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, r.pipeline.memory.occupied())
+            await anyio.sleep(0.1)
+
+    async with r.running(), anyio.create_task_group() as tasks:
+        await until(lambda: len(r.api.jobs) == 20, HOUR)
+        r.api.takes, r.api.judge = 0.0, judged(dict.fromkeys(range(200), LATER))
+        tasks.start_soon(watch)
+        await until(lambda: r.jobs.coming_back, HOUR)
+        r.log.append(*[b"{}"] * 20)  # for a fetch that is under way, and knows of nothing
+        await anyio.sleep(2 * POLL)
+        r.log.append(*[b"{}"] * 30)
+        await until(lambda: r.committed == 250, HOUR)
+        tasks.cancel_scope.cancel()
+
+    one = r.api.submissions[0][1]
+    assert 0 < most <= 20 * OVERHEAD + one.footprint + one.size
+    again = [place for place, found in enumerate(r.api.offsets) if place >= 20 and found[0] < 200]
+    new = [place for place, found in enumerate(r.api.offsets) if found[-1] >= 220]
+    assert len(again) == 20
+    assert max(again) < min(new), "they go before what is new"
 
 
 async def test_what_goes_again_has_been_through_the_transform_and_a_dead_letter_has_not() -> None:

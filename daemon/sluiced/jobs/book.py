@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -56,7 +57,7 @@ class Book:
     """All jobs, with the plan in which they stand.
 
     `start` runs a job's life in a task, `queue` brings a batch to its submission, `changed` is rung
-    when something here has moved.
+    when something here has moved, `room` is whether there is some in memory.
     """
 
     def __init__(self, attempts: Attempts, metrics: Metrics, spending: Spending) -> None:
@@ -64,11 +65,14 @@ class Book:
         self.jobs: list[Job] = []
         self.waiting: dict[str, Job] = {}  # to be submitted again, by the id of the batch
         self.living = 0  # tasks that have not ended
+        self.coming_back = 0  # those of which records are, or want to be, read into memory again
         self.moved = Bell()  # the ledger, the plan or what stands in Kafka
         self.committer: Committer
         self.start: Callable[[Job], None]
         self.queue: Callable[[Batch], None]
         self.changed: Callable[[], None]
+        self.room: Callable[[], bool]
+        self._entrance = anyio.Lock()
         self._attempts = attempts
         self._metrics = metrics
 
@@ -158,6 +162,18 @@ class Book:
         position = self.committer.ledger.position
         spans = work.spans.items()
         await self.until(lambda: all(position(tp) > last for tp, (_, last) in spans))
+
+    @asynccontextmanager
+    async def room_to_come_back(self) -> AsyncIterator[None]:
+        """Begins once there is room in memory, for one after the other: many jobs may end at the
+        same time with much left, and each had a whole window. Nothing new comes in before them."""
+        self.coming_back += 1
+        try:
+            async with self._entrance:
+                await self.until(self.room)
+                yield
+        finally:
+            self.coming_back -= 1
 
     async def durable(self, work: Work) -> None:
         """Returns once Kafka has what the plan says of it."""

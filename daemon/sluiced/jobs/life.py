@@ -221,7 +221,7 @@ class Life:
                     runs.append(Run(tp, epoch, records))
 
         await self._book.passed_over(job.work)
-        async with self._turn:
+        async with self._book.room_to_come_back(), self._turn:
             await self._patiently(read)
         if not held.open:
             return None  # of a job that was taken apart, the other parts have something left

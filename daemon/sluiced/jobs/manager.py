@@ -55,11 +55,14 @@ class Jobs:
         start: Callable[[Job], None],
         queue: Callable[[Batch], None],
         changed: Callable[[], None],
+        room: Callable[[], bool],
     ) -> None:
         """Becomes part of a pipeline: `start` runs `live` in a task, `queue` brings a batch to
-        `deliver`, `changed` is rung when something here has moved."""
+        `deliver`, `changed` is rung when something here has moved, `room` is whether there is some
+        in memory for what comes back into it."""
         book = self._book
         book.committer, book.start, book.queue, book.changed = committer, start, queue, changed
+        book.room = room
         committer.plan.jobs = self.attempts.settings.max_item_attempts
 
     @property
@@ -70,6 +73,11 @@ class Jobs:
     def room(self) -> int:
         """How many more may be at work."""
         return self._sink.most_jobs - sum(job.work.at_work is not None for job in self.jobs)
+
+    @property
+    def coming_back(self) -> bool:
+        """Whether records of a job are to be read into memory again, before anything new."""
+        return self._book.coming_back > 0
 
     @property
     def taking_in(self) -> bool:
