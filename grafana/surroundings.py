@@ -148,7 +148,7 @@ KAFKA = [
     ),
     lines(
         "Dropped as stale",
-        "Outcomes and commits of an assignment that was over, and commit metadata that was not "
+        "Outcomes of an assignment that was over, and commit metadata that was not "
         "ours. The first come with rebalances and cost a repetition. The second more than once: "
         "another program commits for this group.",
         "short",
@@ -177,13 +177,14 @@ PROCESS_PANELS = [
         "all the time: see SluicedMemoryFull.",
         "bytes",
         (f"sum by (instance) (sluiced_memory_used_bytes{{{OURS}}})", "used, {{instance}}"),
-        (f"sum by (instance) (sluiced_buffered_bytes{{{OURS}}})", "in windows, {{instance}}"),
+        (f"sum by (instance) (sluiced_buffered_bytes{{{OURS}}})", "values that wait, {{instance}}"),
         (f"max by (pipeline) (sluiced_memory_limit_bytes{{{OURS}}})", "limit"),
     ),
     lines(
-        "Records in open windows",
-        "What has been fetched and waits for its window to close. At most window.max_records for "
-        "each window. At the top without any request: the pipeline is halted or the gate is shut.",
+        "Records that wait",
+        "What has been fetched and waits for its window to close or, closed, for the API; after a "
+        "restart also what is read again of a plan. At the top without any request: the pipeline "
+        "is halted or the gate is shut.",
         "short",
         (f"sum by (instance) (sluiced_buffered_records{{{OURS}}})", "{{instance}}"),
     ),

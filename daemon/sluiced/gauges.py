@@ -50,8 +50,8 @@ class Gauges:
 
 
 _GAUGES = {
-    "buffered_records": "Records waiting in open windows.",
-    "buffered_bytes": "Bytes that they occupy.",
+    "buffered_records": "Records in open windows and closed batches, and of plans read again.",
+    "buffered_bytes": "Bytes of values in open windows and closed batches.",
     "memory_limit_bytes": "The budget for records buffered and in flight.",
     "memory_used_bytes": "What they and the bodies made of them take up.",
     "in_flight_batches": "Batches at the sink.",

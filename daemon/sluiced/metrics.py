@@ -118,7 +118,7 @@ class Metrics:
             "outcome",
         ).start(get_args(Redriven))
         self._stale_outcomes = Counter(
-            "stale_outcomes", "Outcomes and commits dropped because their epoch was over."
+            "stale_outcomes", "Outcomes dropped because their epoch was over."
         ).start()
 
         self._batch_records = Histogram("batch_records", "Records in a batch.", RECORDS).start()
@@ -210,7 +210,7 @@ class Metrics:
         self._limit_wait.add(seconds, limit)
 
     def foreign_metadata(self) -> None:
-        """A commit's metadata was not ours, or could not be read, and counted as absent."""
+        """A commit's metadata was not ours, and counted as absent."""
         self._foreign_metadata.add(1)
 
     def recovered(self, outcome: Recovered, batches: int) -> None:
@@ -245,7 +245,7 @@ class Metrics:
         self._redriven.add(count, outcome)
 
     def stale_outcome(self) -> None:
-        """An outcome or commit came after its epoch was over and was dropped."""
+        """An outcome came after its epoch was over and was dropped."""
         self._stale_outcomes.add(1)
 
     def reloaded(self, ok: bool) -> None:

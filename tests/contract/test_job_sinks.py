@@ -833,3 +833,16 @@ def test_an_id_of_another_pipeline_or_of_nobody_leads_nowhere() -> None:
     ids = CustomIds("pages", ["a"])
     for name in (CustomIds("other", ["a"]).of(FakeRecord("a")), "x", "0-0-0", ""):
         assert ids.where(name) is None
+
+
+async def test_what_a_sink_is_asked_after_it_was_replaced_is_asked_again_and_is_no_bug(
+    case: Case,
+) -> None:
+    """A reload closes a sink whose results are being downloaded."""
+    async with case.open() as sink:
+        made = await sink.submit(batch_of(), NAME)
+        case.clock.now += 1000
+        await sink.close()
+        assert isinstance(await sink.poll(made.job), Again)
+        with pytest.raises(BrokenResultsError):
+            [_ async for _ in sink.results(made.job)]

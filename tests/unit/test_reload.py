@@ -16,12 +16,15 @@ import structlog
 from msgspec.structs import fields
 from trio.testing import MockClock
 
-from fakes import P0, P1, FakeSink, Log, Rig, after, hang, judge, until
+from fakes import P0, P1, FakeRecord, FakeSink, Log, Rig, after, hang, judge, until
+from job_fakes import FakeJobSink
+from sluiced.batch import Batch, Run
 from sluiced.burial import Ratio
 from sluiced.config import Config
 from sluiced.errors import ConfigError
 from sluiced.outcome import Again, Fate
 from sluiced.reload import RULES, Reload, changes, memory, needing_restart, rule_of
+from sluiced.sinks.switch import Switch
 from sluiced.units import Settings, decode
 
 pytestmark = pytest.mark.anyio
@@ -368,6 +371,38 @@ async def test_a_batch_in_an_outage_is_tried_again_at_the_new_sink_under_its_own
         assert old.closed, "at once, since no request is under way"
         await until(lambda: rig.committed == 10)
     assert {r.batch.id for r in old.requests} == {r.batch.id for r in new.requests}
+
+
+class HeldJobSink(FakeJobSink):
+    """One that answers when it is let."""
+
+    identifies = "batch"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let, self.closed = anyio.Event(), False
+
+    async def submit(self, batch: Batch, name: str) -> Any:
+        await self.let.wait()
+        assert not self.closed
+        return await super().submit(batch, name)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_submission_under_way_ends_at_the_sink_where_it_began() -> None:
+    old, new = HeldJobSink(), HeldJobSink()
+    switch: Switch[Any] = Switch(old)
+    batch = Batch.of("pages", [Run(P0, 1, [FakeRecord("pages", 0, 0, b"{}")])], "records")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(switch.submit, batch, "name")
+        await anyio.wait_all_tasks_blocked()
+        await switch.replace(new)
+        assert not old.closed
+        old.let.set()
+    assert old.closed
+    assert (len(old.jobs), len(new.jobs)) == (1, 0)
 
 
 async def test_sinks_follow_each_other_while_the_first_still_answers() -> None:

@@ -164,6 +164,8 @@ class JobApi(ConfiguredJobSink):
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("a request before open()")
+        if self._session.closed:  # replaced while results were read
+            raise aiohttp.ClientConnectionError("the sink was replaced")
         url = self.settings.base_url.rstrip("/") + path
         headers, data = self.headers(), None
         if upload is not None and patience is not None:

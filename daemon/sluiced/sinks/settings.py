@@ -1,7 +1,7 @@
 """What every sink is: its block of the configuration, and the object that is built from it.
 
-A new kind of sink is a module with both, and a line in `kinds.py`; or a package of somebody else's
-that names its settings in the entry points of `sluiced.sinks`.
+A new kind of sink is a module with both, and its name in `kinds.py`; or a package of somebody
+else's that names its settings in the entry points of `sluiced.sinks`.
 """
 
 from __future__ import annotations

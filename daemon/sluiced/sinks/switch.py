@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import anyio
@@ -57,10 +58,16 @@ class Switch(Generic[T]):
         await self.current.close()
 
     async def send(self, batch: Batch) -> Outcome:
+        async with self._used() as sink:
+            return await sink.send(batch)
+
+    @asynccontextmanager
+    async def _used(self) -> AsyncIterator[T]:
+        """The sink of the moment, which is not closed before this is over."""
         sink = self.current
         self._under_way[sink] += 1
         try:
-            return await sink.send(batch)
+            yield sink
         finally:
             self._under_way[sink] -= 1
             await self._close_if_done(sink)
@@ -81,21 +88,25 @@ class Switch(Generic[T]):
         return self._jobs.on_cancel
 
     async def submit(self, batch: Batch, name: str) -> Submitted | Again | Refused | TooLarge:
-        return await self._jobs.submit(batch, name)
+        async with self._used() as sink:
+            return await cast("JobSink", sink).submit(batch, name)
 
     async def find(
         self, batch: Batch, name: str, known: Collection[str], *, whole: bool = True
     ) -> Submitted | Undecided | Again | None:
-        return await self._jobs.find(batch, name, known, whole=whole)
+        async with self._used() as sink:
+            return await cast("JobSink", sink).find(batch, name, known, whole=whole)
 
     async def poll(self, job: str) -> Progress | Again:
-        return await self._jobs.poll(job)
+        async with self._used() as sink:
+            return await cast("JobSink", sink).poll(job)
 
     def results(self, job: str) -> AsyncIterator[JobResult]:
         return self._jobs.results(job)
 
     async def cancel(self, job: str) -> Again | None:
-        return await self._jobs.cancel(job)
+        async with self._used() as sink:
+            return await cast("JobSink", sink).cancel(job)
 
     @property
     def _jobs(self) -> JobSink:
