@@ -68,10 +68,11 @@ def outputs(transform: Transform, records: Sequence[Record]) -> Sequence[Output]
 
 def _checked(found: Sequence[object]) -> Iterator[Output]:
     for output in found:
-        if isinstance(output, Reject) and not isinstance(output.reason, str):
-            kind = type(output.reason).__name__
-            yield Reject(f"the transform rejected it with a {kind}, and not a text")
-        elif output is None or isinstance(output, bytes | Reject):
+        if isinstance(output, Reject):
+            reason: object = output.reason
+            named = f"the transform rejected it with a {type(reason).__name__}, and not a text"
+            yield output if isinstance(reason, str) else Reject(named)
+        elif output is None or isinstance(output, bytes):
             yield output
         else:
             yield Reject(f"the transform made a {type(output).__name__}, and not bytes")
