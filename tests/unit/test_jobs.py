@@ -716,6 +716,16 @@ async def test_of_a_batch_refused_for_a_record_with_a_name_the_others_go_in_one_
     assert r.answers.offsets == [n for n in range(10) if n != 3]
 
 
+async def test_a_batch_refused_for_a_record_that_it_does_not_have_is_cut_like_any_other() -> None:
+    r = rig(10)
+    r.api.script = [Refused("400", "line 11: no", named=(10,))]
+    async with r.running():
+        await until(lambda: r.committed == 10, HOUR)
+
+    assert r.error is None
+    assert r.api.offsets == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
 @pytest.mark.parametrize("how", ["refused", "failed"])
 async def test_the_others_are_no_second_job_where_the_daemon_dies_over_them(how: str) -> None:
     r = rig(10)
