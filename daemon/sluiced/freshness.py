@@ -12,6 +12,7 @@ from .record import TopicPartition
 
 OVER = 60.0  # seconds over which rates are measured
 LATEST = 253_402_300_799_999  # the last ms of the year 9999
+MOST = 1000  # batches of a partition whose times are kept apart while one before them is stuck
 
 
 class Freshness:
@@ -28,7 +29,12 @@ class Freshness:
         beyond the calendar comes from a producer that writes microseconds.
         """
         if 0 <= timestamp <= LATEST:
-            heappush(self._pending.setdefault(tp, []), (last_offset, timestamp))
+            pending = self._pending.setdefault(tp, [])
+            heappush(pending, (last_offset, timestamp))
+            if len(pending) > MOST:
+                ordered = sorted(pending)
+                pairs = (ordered[at : at + 2] for at in range(0, len(ordered), 2))
+                pending[:] = [(pair[-1][0], max(time for _, time in pair)) for pair in pairs]
 
     def advance(self, tp: TopicPartition, checkpoint: int) -> None:
         """Everything below `checkpoint` is done."""

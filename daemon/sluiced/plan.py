@@ -276,8 +276,7 @@ class Plan:
                 del self._works[batch_id]
         for tp, places in self._places.items():
             offset = self.offset(tp)
-            if places and places[0].last < offset:
-                self._places[tp] = [place for place in places if place.last >= offset]
+            self._places[tp] = _joined(place for place in places if place.last >= offset)
 
     def offset(self, tp: TopicPartition) -> int:
         """What may be committed: the ledger's checkpoint, but nothing beyond an open batch."""
@@ -307,6 +306,19 @@ class Plan:
 
 def _first(place: _Place) -> int:
     return place.first
+
+
+def _joined(places: Iterable[_Place]) -> list[_Place]:
+    """What is done and touches is one place: behind a batch that is stuck for days there may be as
+    many as there have been batches since."""
+    joined: list[_Place] = []
+    for place in places:
+        before = joined[-1] if joined else None
+        if before and not before.open and not place.open and before.last + 1 == place.first:
+            joined[-1] = _Place(before.first, place.last, None)
+        else:
+            joined.append(place)
+    return joined
 
 
 def _work_of(batch: Batch) -> Work:

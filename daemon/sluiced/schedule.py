@@ -63,7 +63,7 @@ class Align(_Written):
             every = Duration.parse(words[0]) if words else 0.0
         except ValueError:
             every = 0.0
-        if len(words) > 2 or every < 1 or DAY % every:
+        if len(words) > 2 or every < 1 or every % 1 or DAY % every:
             raise ValueError(
                 'expected a duration that divides a day, such as "5m" or "1h", and perhaps a time '
                 'zone, such as "1d Europe/Berlin"'

@@ -17,9 +17,10 @@ from .spending import money
 
 State = Literal["starting", "running", "waiting", "outage", "halted", "draining"]
 
-# Seconds without a turn of the fetch loop after which it counts as stuck. A rebalance holds it up
-# for as long as the slowest member takes, and then once more if another follows.
-STUCK = 180.0
+# Seconds without a turn of the fetch loop after which it counts as stuck, or so many drains. A
+# rebalance holds it up for as long as the slowest member takes, and then once more if another
+# follows.
+STUCK, STUCK_DRAINS = 180.0, 3
 
 
 class Status:
@@ -49,7 +50,8 @@ class Status:
         now = p.clock()
         if p.tasks.fatal is not None:
             return f"a task has died: {type(p.tasks.fatal).__name__}"
-        if (idle := now - p.inflow.last_turn) > STUCK and not p.tasks.stopping:
+        most = max(STUCK, STUCK_DRAINS * p.drain)
+        if (idle := now - p.inflow.last_turn) > most and not p.tasks.stopping:
             return f"nothing was fetched or waited for in {idle:.0f} s"
         if p.burial.halt.reason is None:
             for flight in p.outflow.flights.values():

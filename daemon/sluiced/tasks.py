@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from math import inf
 from typing import TypeAlias
 
 import anyio
@@ -59,6 +60,13 @@ class Tasks:
     async def _guard(self, task: Task) -> None:
         try:
             await task()
+        except anyio.get_cancelled_exc_class() as error:
+            if anyio.current_effective_deadline() == -inf:
+                raise  # it is we who end
+            # A library may cancel what a task waits for, which would end all without a word.
+            why = RuntimeError("a task was cancelled from outside")
+            why.__cause__ = error
+            self._fail(why)
         except Exception as error:
             self._fail(error)
 

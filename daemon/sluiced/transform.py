@@ -68,7 +68,11 @@ def outputs(transform: Transform, records: Sequence[Record]) -> Sequence[Output]
 
 def _checked(found: Sequence[object]) -> Iterator[Output]:
     for output in found:
-        if output is None or isinstance(output, bytes | Reject):
+        if isinstance(output, Reject):
+            reason: object = output.reason
+            named = f"the transform rejected it with a {type(reason).__name__}, and not a text"
+            yield output if isinstance(reason, str) else Reject(named)
+        elif output is None or isinstance(output, bytes):
             yield output
         else:
             yield Reject(f"the transform made a {type(output).__name__}, and not bytes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from itertools import accumulate
+from math import isinf
 from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
@@ -66,7 +67,8 @@ class Window:
         self._reset()
 
     def _reset(self) -> None:
-        self._max_records = max(1, min(self._settings.most_records, self._cap.records))
+        most = min(self._settings.most_records, self._cap.records)
+        self._max_records = max(1, most if isinf(most) else int(most))
         self._max_bytes = max(1, min(self._settings.max_bytes, self._cap.bytes))
         self._runs: list[Run] = []
         self.records = 0

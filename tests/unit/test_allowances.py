@@ -166,7 +166,15 @@ def test_of_several_counts_those_that_are_there_are_added_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"no json", b"{}", b'{"usage":{"total_tokens":"9"}}', b'{"usage":true}']
+    "body",
+    [
+        b"",
+        b"no json",
+        b"{}",
+        b'{"usage":{"total_tokens":"9"}}',
+        b'{"usage":true}',
+        b'{"usage":{"total_tokens":%d}}' % 10**400,
+    ],
 )
 def test_an_answer_that_counts_nothing_is_none_the_worse_for_it(body: bytes) -> None:
     said = outcome(Answer(200, {}, body))

@@ -41,6 +41,18 @@ def test_a_timestamp_that_is_no_time_says_nothing(timestamp: int) -> None:
     assert fresh.until(P0) == 1000
 
 
+def test_what_is_settled_behind_a_batch_that_is_stuck_does_not_pile_up() -> None:
+    fresh = Freshness()
+    for n in range(1, 20_000):
+        fresh.settled(P0, 10 * n + 9, n)
+    assert len(fresh._pending[P0]) <= 1000
+    for n in (0, 1, 500, 19_998):
+        fresh.advance(P0, 10 * n + 10)
+        assert (fresh.until(P0) or 0) <= n, "nothing is said to be visible that is not"
+    fresh.advance(P0, 200_000)
+    assert fresh.until(P0) == 19_999
+
+
 def test_partitions_are_apart_and_a_revoked_one_is_forgotten() -> None:
     fresh = Freshness()
     for tp, time in ((P0, 1000), (P1, 2000)):

@@ -717,6 +717,16 @@ async def test_of_a_batch_refused_for_a_record_with_a_name_the_others_go_in_one_
     assert r.answers.offsets == [n for n in range(10) if n != 3]
 
 
+async def test_a_batch_refused_for_a_record_that_it_does_not_have_is_cut_like_any_other() -> None:
+    r = rig(10)
+    r.api.script = [Refused("400", "line 11: no", named=(10,))]
+    async with r.running():
+        await until(lambda: r.committed == 10, HOUR)
+
+    assert r.error is None
+    assert r.api.offsets == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
 @pytest.mark.parametrize("how", ["refused", "failed"])
 async def test_the_others_are_no_second_job_where_the_daemon_dies_over_them(how: str) -> None:
     r = rig(10)
@@ -1078,6 +1088,34 @@ async def test_more_or_fewer_attempts_count_from_the_reload_on() -> None:
 
     assert r.dead_letters.offsets == [2]
     assert len(r.api.jobs) == 2
+
+
+async def test_who_goes_on_after_another_halt_has_not_said_so_of_a_job_that_is_missing() -> None:
+    r = rig(10)
+    async with r.running():
+        await until(lambda: len(r.api.jobs) == 1)
+        r.halt.set("the dead-letter topic is full")
+        r.api.jobs.clear()
+        await anyio.sleep(300)
+        r.pipeline.resume()
+        await until(lambda: r.halt.reason, HOUR)
+        assert "job_0" in (r.halt.reason or "")
+        assert len(r.api.submissions) == 1
+        r.pipeline.resume()
+        await until(lambda: r.committed == 10, HOUR)
+    assert len(r.api.submissions) == 2
+
+
+async def test_who_goes_on_does_so_for_all_jobs_that_are_missing() -> None:
+    r = rig(30)
+    async with r.running():
+        await until(lambda: len(r.api.jobs) == 3)
+        await anyio.sleep(1)
+        r.api.jobs.clear()
+        await anyio.sleep(300)
+        r.pipeline.resume()
+        await until(lambda: r.committed == 30, HOUR)
+    assert r.answers.offsets == list(range(30))
 
 
 async def test_a_job_that_the_api_does_not_know_halts_the_line_until_a_person_says_go_on() -> None:

@@ -180,6 +180,18 @@ def test_what_is_done_ahead_of_an_open_batch_is_written_down_as_done() -> None:
     assert books.committed() == (30, [])
 
 
+def test_what_is_done_behind_a_batch_that_is_stuck_does_not_pile_up() -> None:
+    books = Books()
+    stuck = books.take((P0, 0, 9))
+    assert books.plan.add(stuck)
+    for n in range(10, 10_000, 10):
+        batch = books.take((P0, n, n + 9))
+        assert books.plan.add(batch)
+        books.done(batch)
+        assert books.committed() == (0, [Entry(0, 9, stuck.id), Entry(10, n + 9)])
+    assert len(books.plan._places[P0]) == 2
+
+
 def test_a_batch_over_several_partitions_is_done_in_all_of_them_at_once_or_in_none() -> None:
     books = Books(P0, P1)
     both = books.take((P0, 0, 3), (P1, 0, 3))

@@ -288,7 +288,9 @@ def test_multiples_that_are_new_in_the_configuration_cut_nothing() -> None:
 # --- how they are written -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["7m", "2d", "0s", "500ms", "1h Berlin Europe", "", "hourly", 5])
+@pytest.mark.parametrize(
+    "text", ["7m", "2d", "0s", "500ms", "2.5s", "1h Berlin Europe", "", "hourly", 5]
+)
 def test_multiples_that_do_not_divide_a_day_are_refused(text: object) -> None:
     with pytest.raises(msgspec.ValidationError, match="divides a day"):
         msgspec.convert({"align": text}, WindowSettings, dec_hook=decode)

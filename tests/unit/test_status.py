@@ -66,6 +66,27 @@ async def test_an_outage_is_not_ready_but_alive_and_passes() -> None:
         assert r.status.gauges().sink_up
 
 
+async def test_a_rebalance_that_takes_as_long_as_its_drains_may_is_no_standstill() -> None:
+    r = rig(then=after(280.0), drain=300.0)
+    fetch, rebalancing = r.source.fetch, False
+
+    async def held_up(*asked: object) -> object:
+        if rebalancing:  # as aiokafka does until the partitions are given out anew
+            await anyio.sleep_forever()
+        return await fetch(*asked)  # type: ignore[arg-type]
+
+    r.source.fetch = held_up  # type: ignore[method-assign, assignment]
+    async with r.running(), anyio.create_task_group() as tasks:
+        r.log.append(b"1")
+        await until(lambda: r.sink.busy)
+        rebalancing = True
+        tasks.start_soon(r.source.revoke)
+        await until(lambda: not r.sink.busy)
+        assert r.status.live() is None
+        await anyio.sleep(3600.0)
+        assert r.status.live() is not None, "but for ever no rebalance lasts"
+
+
 async def test_after_a_revocation_it_is_starting_again() -> None:
     r = rig()
     async with r.running():

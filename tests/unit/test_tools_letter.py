@@ -74,6 +74,14 @@ def test_what_the_daemon_writes_is_read_back(
     assert (back.key, back.value, back.timestamp) == (b"k", b"{}", 1234)
 
 
+def test_a_reason_that_is_no_utf8_is_written_as_far_as_it_is() -> None:
+    error = b"caf\xe9".decode(errors="surrogateescape")
+    letter = parse(
+        FakeRecord("pages.dead", headers=ours(DeadLetter(FakeRecord(), "invalid", error)))
+    )
+    assert letter.error == r"caf\udce9"
+
+
 def test_a_stub_says_where_the_record_is() -> None:
     died = FakeRecord("pages", 3, 104, b"x" * 5000)
     headers = ours(DeadLetter(died, "rejected", "no"), stub=True)

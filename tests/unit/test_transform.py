@@ -100,6 +100,11 @@ def test_what_is_neither_bytes_nor_a_rejection_is_refused() -> None:
     assert found == [Reject("the transform made a str, and not bytes"), b"1"]
 
 
+def test_a_rejection_whose_reason_is_no_text_is_one_all_the_same() -> None:
+    found = outputs(lambda records: [Reject(ValueError("no"))], run_of(b"a"))  # type: ignore[arg-type]
+    assert found == [Reject("the transform rejected it with a ValueError, and not a text")]
+
+
 @pytest.mark.usefixtures("module")
 def test_what_it_makes_and_what_came_both_count_for_the_memory() -> None:
     accepted = check("wrap", b"1" * 500).accepted

@@ -381,6 +381,13 @@ def test_another_cap_counts_from_the_next_window_on() -> None:
     )
 
 
+def test_a_cap_that_is_a_part_of_a_limit_closes_at_the_whole_number_below_it() -> None:
+    w = window()
+    w.cap(Cap(10 / 3))
+    [batch] = w.add(run(1, 1, 1), 0.0)
+    assert (len(batch), batch.closed_by, w.records) == (3, "records", 0)
+
+
 def test_a_cap_never_allows_more_than_the_settings_and_auto_is_bounded_by_it_alone() -> None:
     w = Windows("pages", settings(max_records=2))
     w.cap(Cap(100, 100))

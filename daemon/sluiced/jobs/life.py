@@ -56,6 +56,7 @@ class Life:
         self._attempts = attempts
         self._metrics = metrics
         self._turn = anyio.Lock()  # one at a time is formed again or taken in
+        self._asked: str | None = None  # for which job we have halted last, in words
 
     async def live(self, job: Job) -> None:
         """From the submission, or from where a former run has left it, until nothing is left of it
@@ -87,9 +88,9 @@ class Life:
                 continue
             failures, looks = 0, looks + 1
             job.progress, job.seen = found, self._attempts.clock()
-            if why := self._needs_a_person(job, found):
-                self._burial.halt.set(why)
-                await self._burial.halt.passed()
+            why = self._needs_a_person(job, found)
+            if why and not await self._agreed(why):
+                continue
             if found.state != "working":
                 return found
             pause = self._sink.poll_every * 1.3 ** min(looks - 1, STEPS)
@@ -115,6 +116,16 @@ class Life:
                 "says so by then"
             )
         return ""
+
+    async def _agreed(self, why: str) -> bool:
+        """Halts for a job until a person says go on. False where that was said of something else,
+        for which the line had halted before: of this nobody could be told."""
+        halt = self._burial.halt
+        other = halt.reason not in (None, self._asked)
+        halt.set(why)
+        self._asked = self._asked if other else halt.reason
+        await halt.passed()
+        return not other
 
     async def _taken_in(self, job: Job, progress: Progress) -> None:
         """All that its results say is done, and what they leave goes again."""

@@ -40,6 +40,11 @@ def _names(work: Work, *, doubtful: bool) -> tuple[str, list[str]]:
     return name, [name_of(work.id, attempt), name] if parted else [name]
 
 
+def _blamed(refused: Refused, batch: Batch) -> set[int]:
+    """The places of the records that the API blames, as far as it has been sent any there."""
+    return {place for place in refused.named if 0 <= place < len(batch)}
+
+
 class Submission:
     """Takes batches until each is a job, or is no batch any more."""
 
@@ -110,7 +115,7 @@ class Submission:
                     if await self._buried_at_once(job, flight, "exhausted", verdict):
                         return None
                 await self._attempts.wait(answer, delay)
-            elif isinstance(answer, Refused) and 0 < len(answer.named) < len(batch):
+            elif isinstance(answer, Refused) and 0 < len(_blamed(answer, batch)) < len(batch):
                 batch = flight.batch = await self._without_named(batch, answer, job, flight)
                 expected, cost = await self._estimated(batch)
             elif len(batch) > 1:
@@ -193,7 +198,7 @@ class Submission:
     ) -> Batch:
         """The batch less the records that the API blames, which are buried: all of it where a
         person has said that they are to be tried once more."""
-        blamed = set(refused.named)
+        blamed = _blamed(refused, batch)
         named = batch.only([r for n, r in enumerate(batch.records) if n in blamed])
         verdict = Verdict(Fate.REJECTED, refused.status, refused.error)
         if not await self._burial.bury(self._letters(named, flight, "rejected", verdict)):

@@ -151,7 +151,9 @@ class KafkaDeadLetters:
             added["sluiced.batch"] = letter.batch
         if stub:
             added["sluiced.stub"] = "true"
-        return [*kept, *redrives, *((k, v.encode()) for k, v in added.items())]
+        # What a text repeats of a record or of an answer may be no UTF-8.
+        ours = ((k, v.encode(errors="backslashreplace")) for k, v in added.items())
+        return [*kept, *redrives, *ours]
 
 
 def stub_of(letter: DeadLetter) -> bytes:

@@ -10,7 +10,9 @@ import structlog
 from aiokafka import TopicPartition as KafkaTopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.commit import OffsetFetchResponse_v2, OffsetFetchResponse_v3
 
 from ..errors import LostRangeError, SourceError
 from ..metadata import DEFAULT_LIMIT, LEAST_LIMIT
@@ -21,6 +23,24 @@ from .client import CONNECT_TIMEOUT, KafkaSettings, bounded, explain
 log = structlog.get_logger("sluiced.kafka")
 
 METADATA_LIMIT = "offset.metadata.max.bytes"
+
+_send = AIOKafkaClient.send
+
+
+async def _checked(client: AIOKafkaClient, *args: Any, **others: Any) -> Any:
+    """aiokafka passes over the error that stands above a whole answer. Of a coordinator that was
+    just elected, and loads the group yet, it would learn that nothing was ever committed: all would
+    start over, or at the end of the log."""
+    answer = await _send(client, *args, **others)  # type: ignore[no-untyped-call]
+    fetched = isinstance(answer, OffsetFetchResponse_v2 | OffsetFetchResponse_v3)
+    if fetched and answer.error_code:
+        raise for_code(answer.error_code)()
+    return answer
+
+
+def guard() -> None:
+    """Puts this in the place of aiokafka's own function, for the whole process."""
+    AIOKafkaClient.send = _checked  # type: ignore[assignment, method-assign]
 
 
 async def metadata_limit(settings: KafkaSettings) -> int:

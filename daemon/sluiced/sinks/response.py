@@ -78,7 +78,8 @@ class ResponseReader:
             for pointer in self._usages:
                 with suppress(LookupError):
                     found = at(document, pointer)
-                    if isinstance(found, int) and not isinstance(found, bool) and found >= 0:
+                    number = isinstance(found, int) and not isinstance(found, bool)
+                    if number and 0 <= found < 2**53:  # more is no count, and no float holds it
                         counts.append(found)
         return sum(counts) if counts else None
 
