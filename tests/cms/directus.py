@@ -16,7 +16,7 @@ from sluiced.tools.embedded_broker import free_ports, log_tail, spawn, stop_proc
 
 from .install import CLI, TOKEN, environment
 
-_READY_SECONDS = 60.0
+_READY_SECONDS = 120.0
 
 
 class Directus:

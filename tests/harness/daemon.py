@@ -192,6 +192,15 @@ class Daemon:
     async def status(self) -> dict[str, Any]:
         return dict(json.loads((await self.get("/status"))[1]))
 
+    async def status_when(self, met: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Its status, as soon as it has one that is as wanted."""
+        with anyio.fail_after(40):
+            while True:
+                code, text = await self.get("/status")
+                if code == 200 and met(status := dict(json.loads(text))):
+                    return status
+                await anyio.sleep(0.01)
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

@@ -131,7 +131,7 @@ async def test_batches_that_overtake_one_another_commit_a_prefix(
         with anyio.fail_after(30):
             while (await stream.checkpoints()).get(0) != 100:
                 await anyio.sleep(0.05)
-        assert len((await daemon.status())["in_flight"]) == 1
+        await daemon.status_when(lambda status: len(status["in_flight"]) == 1)
         release.set()
         await until(lambda: len(api.delivered()) == 400, "the held batch")
         assert await daemon.stop() == 0
