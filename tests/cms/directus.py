@@ -79,7 +79,7 @@ class Directus:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/server/ping", timeout=1) as answer:
+            with urllib.request.urlopen(f"{self.url}/server/ping", timeout=10) as answer:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False
