@@ -191,7 +191,7 @@ async def test_a_running_daemon_tells_check_how_long_its_batches_take(
         checked = await sluiced("check", daemon.path, "--connect")
         text = daemon.path.read_text()
         other = tmp_path / "other.toml"
-        other.write_text(text.replace('timeout = "3s"', 'timeout = "20s"'))
+        other.write_text(text.replace('timeout = "3s"', 'timeout = "9s"'))
         roomy = await sluiced("check", other, "--connect")
         assert await daemon.stop() == 0
     assert checked.code == 0, checked.err
