@@ -103,6 +103,9 @@ class Page:
             mobile=False,
         )
         await self.tell("Emulation.setScrollbarsHidden", hidden=True)
+        await self.until(f"innerWidth === {width}")
+        # Whoever is told of another size has been told before the next frame.
+        await self.value("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
 
     async def prefers(self, **features: str) -> None:
         """Such as color_scheme="dark", reduced_motion="reduce"."""
