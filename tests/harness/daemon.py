@@ -100,7 +100,7 @@ JOBS = _HEAD + _JOBS + _TAIL
 SPOOL = _HEAD + _SPOOL + _TAIL  # the sink of jobs of docs/example
 
 
-async def until(met: Callable[[], object], what: str, seconds: float = 40.0) -> None:
+async def until(met: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Returns as soon as `met` holds; looks every 20 ms. Fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not met():
@@ -172,7 +172,7 @@ class Daemon:
 
     async def ready(self) -> None:
         """Waits until it has partitions and says that it is ready."""
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 60
         while (await self.get("/readyz"))[0] != 200:
             assert self.process.returncode is None, f"the daemon ended: {self.log[-5000:]}"
             assert time.monotonic() < deadline, f"never ready: {self.log[-5000:]}"
@@ -194,7 +194,7 @@ class Daemon:
 
     async def status_when(self, met: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Its status, as soon as it has one that is as wanted."""
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             while True:
                 code, text = await self.get("/status")
                 if code == 200 and met(status := dict(json.loads(text))):
@@ -213,6 +213,6 @@ class Daemon:
         self.process.kill()
         await self.process.wait()
 
-    async def ended(self, seconds: float = 40.0) -> int:
+    async def ended(self, seconds: float = 90.0) -> int:
         with anyio.fail_after(seconds):
             return await self.process.wait()

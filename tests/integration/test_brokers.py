@@ -96,7 +96,7 @@ async def test_a_group_reads_what_is_produced_while_it_reads(broker: Broker) -> 
         consumer.subscribe([topic])
         for value in (b"one", b"two", b"three"):
             await broker.produce(topic, [value])
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 seen.append((await consumer.getone()).value)
 
     assert seen == [b"one", b"two", b"three"]

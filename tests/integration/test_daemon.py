@@ -68,7 +68,7 @@ async def test_a_kill_loses_nothing_and_repeats_nothing_that_was_committed(
         stream.daemon(api, kafka='group_instance_id = "a"') as daemon,
     ):
         await until(lambda: len(api.calls) == 10, "the tenth request")
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             while sum((await stream.checkpoints()).values()) < api.delivered().total():
                 await anyio.sleep(0.02)
         await daemon.kill()
@@ -221,7 +221,7 @@ async def test_sigterm_drains_what_is_open_and_commits(stream: Stream) -> None:
     await stream.produce(8)
     async with Api() as api, stream.daemon(api, max_age="1h") as d:
         await d.ready()
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             while (await d.status())["window"]["records"] < 8:
                 await anyio.sleep(0.02)
         assert api.calls == []
@@ -241,7 +241,7 @@ async def test_a_second_signal_aborts_without_a_commit(stream: Stream) -> None:
         daemon.signal(signal.SIGTERM)
         await until(lambda: len(daemon.events("draining")) == 1, "the drain")
         daemon.signal(signal.SIGTERM)
-        assert await daemon.ended(20) != 0
+        assert await daemon.ended(40) != 0
     assert await stream.checkpoints() == {}
 
 
@@ -328,7 +328,7 @@ async def test_aborted_transactions_are_not_delivered_and_are_passed_over(
     async with Api() as api, stream.daemon(api) as daemon:
         await until(lambda: len(api.delivered()) == 3, "the committed records")
         ends = await kafka.end_offsets(stream.topic)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while (await stream.checkpoints()).get(0) != ends[0]:
                 await anyio.sleep(0.1)
         assert await daemon.stop() == 0
@@ -344,7 +344,7 @@ async def test_a_dead_letter_that_the_broker_finds_too_large_becomes_a_stub(
     values = [b"not json", b"not json either" * 10_000, b"nor this"]
     await kafka.produce(stream.topic, [Message(v, b"k") for v in values])
     async with Api() as api, stream.daemon(api) as daemon:
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             while (await stream.checkpoints()).get(0) != 3:
                 await anyio.sleep(0.1)
         assert await daemon.stop() == 0

@@ -78,7 +78,7 @@ async def test_watermarks_tell_how_far_each_partition_is_visible(stream: Stream)
     await stream.produce(40)
     values = {"window": 'span = "partition"', "limits": "max_in_flight = 4", "blocks": blocks}
     async with Api(hold) as api, stream.daemon(api, **values) as daemon:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while True:
                 marks = await latest(stream.broker, topic)
                 if [marks.get(n, {}).get("checkpoint") for n in range(4)] == [10, 10, 10, 0]:

@@ -97,7 +97,7 @@ async def prompts(broker: Broker, tmp_path: Path) -> Prompts:
 
 async def all_done(prompts: Prompts, count: int) -> None:
     """Returns once the checkpoints of so many prompts are committed."""
-    with anyio.fail_after(40):
+    with anyio.fail_after(60):
         while sum((await prompts.checkpoints()).values()) < count:
             await anyio.sleep(0.1)
 
@@ -139,7 +139,7 @@ output = 1000
 
 async def previewed(daemon: Daemon) -> Ended:
     """A broker that has never had a group has to make itself ready for the first one."""
-    with anyio.fail_after(40):
+    with anyio.fail_after(60):
         while (shown := await sluiced("preview", daemon.path)).code:
             assert "coordinator" in shown.err
     return shown
@@ -245,7 +245,7 @@ async def test_outside_of_the_active_times_jobs_are_taken_in_and_none_is_submitt
         for job in provider.jobs.values():
             job.pace.working = 0.0
         await all_done(prompts, 40)
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             while await daemon.get("/readyz") != (200, f"{waiting}\n"):
                 await anyio.sleep(0.02)
         with anyio.fail_after(60):  # until the log's ends are looked up: there is something to do
@@ -331,7 +331,7 @@ async def test_a_cancelled_job_halts_the_daemon_where_that_is_wanted_until_it_is
         await daemon.start()
         await until(lambda: len(daemon.events("job_submitted")) == 1, "a job")
         # The id is in the checkpoint a moment later.
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while (await sluiced("jobs", "list", daemon.path)).lines[-1:] != ["1 job"]:
                 await anyio.sleep(0.1)
         told = await sluiced("jobs", "cancel", daemon.path, next(iter(provider.jobs)), "--yes")
@@ -389,7 +389,7 @@ async def test_jobs_are_listed_shown_and_cancelled_while_the_daemon_runs(prompts
         await daemon.start()
         await daemon.ready()
         await until(lambda: len(daemon.events("job_submitted")) == 2, "two jobs")
-        with anyio.fail_after(40):  # the ids are in the checkpoint a moment later
+        with anyio.fail_after(60):  # the ids are in the checkpoint a moment later
             while (listed := await sluiced("jobs", "list", daemon.path)).lines[-1:] != ["2 jobs"]:
                 await anyio.sleep(0.1)
         assert listed.code == 0

@@ -341,7 +341,7 @@ async def test_a_kill_in_the_middle_leaves_every_document_at_its_newest_record(
         daemon.path.write_text(daemon.path.read_text().replace(slowly, ""))
         await kafka.produce(stream.topic, revisions(2000, 3000))
         await daemon.start()
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             while sum((await stream.checkpoints()).values()) < 3000:
                 await anyio.sleep(0.02)
         assert await daemon.stop() == 0

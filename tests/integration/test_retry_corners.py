@@ -159,7 +159,7 @@ async def test_a_command_in_the_middle_takes_over_and_nothing_goes_twice(
     await rig.bury(["rejected"] * 400)
     with capture_logs() as lines:
         async with rig.running():
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 while not await rig.copies():
                     await anyio.sleep(0.02)
             command = await sluiced("dead-letters", "redrive", rig.path)
