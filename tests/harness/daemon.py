@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -108,6 +109,15 @@ async def until(met: Callable[[], object], what: str, seconds: float = 60.0) -> 
         await anyio.sleep(0.02)
 
 
+def told(log: str) -> Iterator[dict[str, Any]]:
+    """All lines of JSON. One that is being written may be seen without its end, and whoever was
+    killed over one has left it so."""
+    for line in log.splitlines():
+        if line.startswith("{"):
+            with suppress(ValueError):
+                yield json.loads(line)
+
+
 class Daemon:
     """`sluiced run` on a configuration made of `CONFIG`, or of a text with the same fields that is
     given as `config`, with these values put in; or of another `text` whole, which has "PORT" where
@@ -156,8 +166,7 @@ class Daemon:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines of this event."""
-        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == name]
+        return [line for line in told(self.log) if line["event"] == name]
 
     async def start(self, **environment: str) -> None:
         """Starts the process, again after it has ended; does not wait until it is ready."""
