@@ -162,7 +162,7 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text(errors="replace")
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines of this event."""
