@@ -32,7 +32,7 @@ _ASK = struct.pack(">i", len(_REQUEST)) + _REQUEST
 # Below the range from which systems pick the near end of an outgoing connection (Linux: 32768 and
 # up). Otherwise a client could take the port of a broker that is down, even by calling that port.
 _PORTS = range(20_000, 32_000)
-_BLOCK = 200  # as many of them belong together: see _offered
+_BLOCK = 100  # as many of them belong together: see _offered
 
 _POLL_SECONDS = 0.01
 _LOG_TAIL_BYTES = 4_000
