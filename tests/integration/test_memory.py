@@ -21,7 +21,7 @@ from harness.tools import require
 from sluiced.gate import LimitSettings
 from soak.run import MARGIN
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
 RECORD = 600_000  # bytes
 COUNT = 1200
