@@ -18,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.errors import KafkaConnectionError, KafkaError, for_code
 from aiokafka.structs import OffsetAndMetadata, RecordMetadata
 
-_DEADLINE_SECONDS = 30.0
+_DEADLINE_SECONDS = 90.0
 _POLL_SECONDS = 0.01
 
 

@@ -16,7 +16,8 @@ from sluiced.tools.embedded_broker import free_ports, spawn, stop_process, wait_
 from .base import Broker
 from .security import PASSWORD, USER, Certificates
 
-_READY_SECONDS = 60.0
+_READY_SECONDS = 120.0
+_STOP_SECONDS = 60.0  # an end that was cut off is mended at the next start, of what was damaged too
 _STORAGE_TOOL = "kafka.tools.StorageTool"
 _SERVER = "kafka.Kafka"
 _TOPIC = 2  # a kind of resource that an ACL is about
@@ -68,6 +69,10 @@ super.users=User:ANONYMOUS
 # Compaction at once, where a topic asks for it, within a small heap.
 log.cleaner.dedupe.buffer.size=4194304
 log.cleaner.backoff.ms=100
+
+# Old records stay where a test has put them: no look at the time while it runs.
+log.retention.check.interval.ms=86400000
+log.initial.task.delay.ms=86400000
 """
 
 _SECURITY = """\
@@ -156,7 +161,7 @@ class Kafka(Broker):
         with ExitStack() as running:
             log = running.enter_context(self._log.open("w+b"))
             self._process = spawn([*self._java, _SERVER, str(self._settings)], log)
-            running.callback(stop_process, self._process)
+            running.callback(stop_process, self._process, _STOP_SECONDS)
             wait_until_ready(self._process, self.bootstrap, log, _READY_SECONDS)
             self._running = running.pop_all()
 

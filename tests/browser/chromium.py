@@ -59,7 +59,7 @@ class Page:
         number = next(self._ids)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             said = await answer
         assert "error" not in said, f"{method}: {said}"
         return dict(said["result"])
@@ -80,7 +80,7 @@ class Page:
         )  # SVG has no innerText
         return " ".join(str(found).split())
 
-    async def until(self, expression: str, seconds: float = 30.0) -> None:
+    async def until(self, expression: str, seconds: float = 60.0) -> None:
         """Returns as soon as a JavaScript expression is true."""
         deadline = time.monotonic() + seconds
         while not await self.value(f"Boolean({expression})"):
@@ -89,7 +89,7 @@ class Page:
                 raise AssertionError(f"waited in vain for {expression}; it shows:\n{shown}")
             await anyio.sleep(0.05)
 
-    async def shows(self, selector: str, text: str, seconds: float = 30.0) -> None:
+    async def shows(self, selector: str, text: str, seconds: float = 60.0) -> None:
         """Returns as soon as this text can be read there."""
         place, what = json.dumps(selector), json.dumps(text)
         await self.until(f"document.querySelector({place})?.textContent.includes({what})", seconds)
@@ -103,6 +103,9 @@ class Page:
             mobile=False,
         )
         await self.tell("Emulation.setScrollbarsHidden", hidden=True)
+        await self.until(f"innerWidth === {width}")
+        # Whoever is told of another size has been told before the next frame.
+        await self.value("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
 
     async def prefers(self, **features: str) -> None:
         """Such as color_scheme="dark", reduced_motion="reduce"."""
@@ -149,7 +152,7 @@ class Chromium:
             stderr=asyncio.subprocess.DEVNULL,
         )
         told = self._profile / "DevToolsActivePort"
-        with anyio.fail_after(40):
+        with anyio.fail_after(90):
             while not (told.exists() and "\n" in told.read_text()):
                 assert self._process.returncode is None, "chromium has ended at once"
                 await anyio.sleep(0.05)

@@ -197,7 +197,7 @@ async def test_markup_made_of_text_is_refused_by_the_browser_itself(page: Page) 
 
 async def test_it_asks_no_other_host_and_complains_of_nothing(page: Page, shown: Shown) -> None:
     await until(lambda: shown.asked >= 3, "three answers")
-    assert len(page.requests) >= 6, "the files, and the answers"
+    await until(lambda: len(page.requests) >= 6, "the browser to tell of the files and answers")
     assert [url for url in page.requests if not url.startswith(shown.url)] == []
     assert page.complaints == []
 
@@ -218,14 +218,16 @@ async def test_a_daemon_that_has_gone_is_told_and_asked_ever_more_seldom(
     await page.shows("#state", "No answer")
     assert "old" in await page.text("#reason")
     await page.until("document.body.dataset.stale === ''")
+    failed = await page.value("performance.now()")  # once, at the least
     # The browser enters an attempt here once it has ended.
     entries = """performance.getEntriesByType("resource").filter((e) => e.name.endsWith("status"))
         .map((e) => e.startTime)"""
-    asked = await page.value(f"{entries}.length")
-    await page.until(f"{entries}.length >= {asked + 2}")
+    await page.until(f"{entries}.filter((at) => at > {failed}).length >= 2")
     times = await page.value(entries)
-    waits = [b - a for a, b in pairwise(times)]
-    assert waits[-1] > 1.6 * waits[-2] > 1.6 * 1500, waits
+    waits = [b - a for a, b in pairwise(times) if b > failed]
+    # What is busy may add to a wait, and takes nothing from it.
+    assert waits[0] > 1900, waits
+    assert waits[1] > 3900, waits
 
 
 @pytest.mark.parametrize("part", ["gate.js", "page.css"])
@@ -346,6 +348,28 @@ async def test_a_pause_by_keyboard_stops_the_questions_and_another_goes_on(
     assert await page.text("#lag") == "2,800"
     await page.press(" ")
     await page.shows("#lag", "77")
+
+
+async def test_what_was_asked_before_a_pause_is_not_shown_in_it(page: Page, shown: Shown) -> None:
+    held = """new Promise((asked) => {
+        const get = window.fetch;
+        window.fetch = async (...what) => {
+            window.fetch = get;
+            const answer = await get(...what);
+            asked();
+            await new Promise((go) => { window.go = go });
+            return answer;
+        } })"""
+    shown.status = status(partitions=[partition("pages", 0, 77)])
+    await page.value(held)
+    lag = await page.text("#lag")
+    await page.value('document.getElementById("pause").click()')
+    shown.status = status(partitions=[partition("pages", 0, 78)])
+    await page.value("window.go()")
+    await page.value("new Promise((done) => setTimeout(done, 0))")  # whoever waited has gone on
+    assert await page.text("#lag") == lag
+    await page.value('document.getElementById("pause").click()')
+    await page.shows("#lag", "78")
 
 
 async def test_a_screen_reader_is_told_of_the_state_and_not_of_every_figure(page: Page) -> None:

@@ -189,7 +189,9 @@ class Conductor:
         orders, topic = self._orders, self._stage.topic
         sent: list[asyncio.Future[Any]] = []
         until = orders.storm.seconds * _PRODUCED_BY
-        async with self._kafka.producer(enable_idempotence=True) as producer:
+        # A broker that was killed may need its time to come back.
+        patient = {"enable_idempotence": True, "request_timeout_ms": 180_000}
+        async with self._kafka.producer(**patient) as producer:
             while len(sent) < orders.records:
                 due = min(orders.records, int(orders.records * self._now() / until) + 1)
                 for number in range(len(sent), due):

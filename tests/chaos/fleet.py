@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from harness.daemon import Daemon, until
+from harness.daemon import Daemon, told, until
 
 _RESTART_AFTER = 1.0  # seconds; what a supervisor waits before it starts again what ended by itself
 _LOOK_EVERY = 1.0  # seconds between two looks of the operator
@@ -208,9 +208,8 @@ class Fleet:
     def events(self) -> Iterator[tuple[Member, dict[str, Any]]]:
         """Every log line of every member that is JSON."""
         for member in self.members:
-            for line in member.log().splitlines():
-                if line.startswith("{"):
-                    yield member, json.loads(line)
+            for line in told(member.log()):
+                yield member, line
 
 
 def _send(member: Member, number: signal.Signals) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
+from sluiced.tools.embedded_broker import free_ports
+
 Kind = Literal["latency", "cut", "reset", "slow", "truncate", "silence", "refuse"]
 
 _PIECE = 64 * 1024
@@ -72,12 +74,13 @@ class _Connection:
 class Proxy:
     """Listens on a loopback port and passes everything on to `target`, also a loopback port.
 
-    An async context manager. `port` 0 takes a free one; it stays the same for the proxy's life.
+    An async context manager. The port stays the same for the proxy's life, and is none that
+    somebody else may be given while everybody is refused.
     """
 
-    def __init__(self, target: int, port: int = 0) -> None:
+    def __init__(self, target: int, port: int | None = None) -> None:
         self.target = target
-        self.port = port
+        self.port = port or free_ports(1)[0]
         self.accepted = 0  # connections, ever
         self.fault: Fault | None = None
         self._connections: set[_Connection] = set()
@@ -128,7 +131,6 @@ class Proxy:
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close_door(self) -> None:
         if self._server is not None:

@@ -214,8 +214,8 @@ class SinkProcess(Child):
         self.ask("/calm", b"")
 
     def attempts(self) -> list[Attempt]:
-        """The journal so far."""
-        return [_attempt(line) for line in self.journal.read_text().splitlines()]
+        """The journal so far, but for a line that is just being written."""
+        return [_attempt(line) for line in self.journal.read_text().split("\n")[:-1]]
 
 
 def _attempt(line: str) -> Attempt:

@@ -24,25 +24,25 @@ SHORT = Storm(
 JOBS = Storm(seconds=15, kills=2, freezes=1, restarts=1, joins=1, broker_kills=0, faults=2)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_a_storm_loses_nothing_and_nothing_is_applied_twice(
     own_kafka: Kafka, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Our own producer and admin complain while the broker is down, which is no news here.
     caplog.set_level(logging.CRITICAL, "aiokafka")
-    orders = Orders(SHORT, records=20_000, seed=SystemRandom().randrange(10**6))
+    orders = Orders(SHORT, records=20_000, seed=SystemRandom().randrange(10**6), calm=180)
     verdict = await Conductor(own_kafka, tmp_path, orders, Bulk(), print).run()
     print(verdict.text)
     assert not verdict.violations, verdict.text
     assert verdict.counts["kills"] == SHORT.kills
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_in_a_storm_each_prompt_has_one_answer_and_no_job_is_submitted_twice(
     own_kafka: Kafka, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "aiokafka")
-    orders = Orders(JOBS, records=1_500, seed=SystemRandom().randrange(10**6), calm=90)
+    orders = Orders(JOBS, records=1_500, seed=SystemRandom().randrange(10**6), calm=180)
     verdict = await Conductor(own_kafka, tmp_path, orders, Prompts("openai"), print).run()
     print(verdict.text)
     assert not verdict.violations, verdict.text

@@ -16,7 +16,7 @@ from sluiced.tools.embedded_broker import free_ports, log_tail, spawn, stop_proc
 
 from .install import CLI, TOKEN, environment
 
-_READY_SECONDS = 60.0
+_READY_SECONDS = 120.0
 
 
 class Directus:
@@ -79,7 +79,7 @@ class Directus:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/server/ping", timeout=1) as answer:
+            with urllib.request.urlopen(f"{self.url}/server/ping", timeout=10) as answer:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False

@@ -134,7 +134,7 @@ async def test_a_spool_that_hangs_is_given_up_and_what_hung_makes_no_job_later(
 ) -> None:
     batch, over = stand.batch(1), threading.Event()
     monkeypatch.setattr(os, "fsync", lambda _: over.wait())
-    async with stand.sink(timeout="0.2s") as hanging:
+    async with stand.sink(timeout="1s") as hanging:
         answer = await hanging.submit(batch, NAME)
     monkeypatch.undo()
     assert isinstance(answer, Again)

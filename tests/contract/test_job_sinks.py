@@ -325,7 +325,7 @@ async def test_a_preview_is_what_is_sent_and_holds_no_key(case: Case) -> None:
 async def test_an_upload_that_stops_in_its_middle_ends_and_goes_again_as_one_job(
     case: Case, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "STALL", 0.3)
+    monkeypatch.setattr(uploads, "STALL", 2.0)
     large = batch_of(1, {**PROMPT, "metadata": "x" * 12_000_000})  # more than sockets hold
     verb = "upload" if case.kind == "openai" else "create"
     async with case.open() as sink:

@@ -127,7 +127,7 @@ class Postgres:
         """Ends it and all connections in an orderly way. Stopping twice is harmless."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)  # PostgreSQL's "fast shutdown"
-            self._process.wait(30)
+            self._process.wait(120)
             self._process = None
 
     def kill(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +22,8 @@ class Cgroup:
         self._limit = "memory.limit_in_bytes" if "memory" in mine else "memory.max"
         self._kills = "memory.oom_control" if "memory" in mine else "memory.events"
         parent = root / mine.get("memory", mine.get("", "/")).lstrip("/")
-        self.path = parent / f"sluiced-test-{os.getpid()}"
-        self.path.mkdir()
+        # Under a name of its own: one before it may be still there.
+        self.path = Path(tempfile.mkdtemp(prefix="sluiced-test-", dir=parent))
         try:
             (self.path / self._limit).write_text(str(limit))
         except OSError:

@@ -33,7 +33,7 @@ async def start(*arguments: object) -> asyncio.subprocess.Process:
     )
 
 
-async def ended(process: asyncio.subprocess.Process, seconds: float = 60.0) -> Ended:
+async def ended(process: asyncio.subprocess.Process, seconds: float = 120.0) -> Ended:
     """Waits for its end. No command may show a traceback."""
     with anyio.fail_after(seconds):
         out, err = (text.decode() for text in await process.communicate())
@@ -41,5 +41,5 @@ async def ended(process: asyncio.subprocess.Process, seconds: float = 60.0) -> E
     return Ended(process.returncode or 0, out, err)
 
 
-async def sluiced(*arguments: object, seconds: float = 60.0) -> Ended:
+async def sluiced(*arguments: object, seconds: float = 120.0) -> Ended:
     return await ended(await start(*arguments), seconds)

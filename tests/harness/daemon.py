@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -100,12 +101,21 @@ JOBS = _HEAD + _JOBS + _TAIL
 SPOOL = _HEAD + _SPOOL + _TAIL  # the sink of jobs of docs/example
 
 
-async def until(met: Callable[[], object], what: str, seconds: float = 40.0) -> None:
+async def until(met: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Returns as soon as `met` holds; looks every 20 ms. Fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for: {what}"
         await anyio.sleep(0.02)
+
+
+def told(log: str) -> Iterator[dict[str, Any]]:
+    """All lines of JSON. One that is being written may be seen without its end, and whoever was
+    killed over one has left it so."""
+    for line in log.splitlines():
+        if line.startswith("{"):
+            with suppress(ValueError):
+                yield json.loads(line)
 
 
 class Daemon:
@@ -152,12 +162,11 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text(errors="replace")
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines of this event."""
-        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == name]
+        return [line for line in told(self.log) if line["event"] == name]
 
     async def start(self, **environment: str) -> None:
         """Starts the process, again after it has ended; does not wait until it is ready."""
@@ -172,7 +181,7 @@ class Daemon:
 
     async def ready(self) -> None:
         """Waits until it has partitions and says that it is ready."""
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 60
         while (await self.get("/readyz"))[0] != 200:
             assert self.process.returncode is None, f"the daemon ended: {self.log[-5000:]}"
             assert time.monotonic() < deadline, f"never ready: {self.log[-5000:]}"
@@ -192,6 +201,15 @@ class Daemon:
     async def status(self) -> dict[str, Any]:
         return dict(json.loads((await self.get("/status"))[1]))
 
+    async def status_when(self, met: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Its status, as soon as it has one that is as wanted."""
+        with anyio.fail_after(60):
+            while True:
+                code, text = await self.get("/status")
+                if code == 200 and met(status := dict(json.loads(text))):
+                    return status
+                await anyio.sleep(0.01)
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -204,6 +222,6 @@ class Daemon:
         self.process.kill()
         await self.process.wait()
 
-    async def ended(self, seconds: float = 40.0) -> int:
+    async def ended(self, seconds: float = 90.0) -> int:
         with anyio.fail_after(seconds):
             return await self.process.wait()

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -105,9 +105,10 @@ class Machine:
         while time.monotonic() < deadline and nspawn.poll() is None:
             # nspawn has a child of its own name until that becomes the container's first process.
             for child in parent.children(recursive=True):
-                if child.name() == "systemd":
-                    starting.callback(child.kill)
-                    return child
+                with suppress(psutil.NoSuchProcess):  # the script's programs come and go
+                    if child.name() == "systemd":
+                        starting.callback(_kill, child)
+                        return child
             time.sleep(0.02)
         console = (self._directory / "console.log").read_text(errors="replace")
         raise AssertionError(f"systemd was not started in a container: {console}")
@@ -120,6 +121,11 @@ class Machine:
                 return
             time.sleep(0.05)
         raise AssertionError(f"the machine did not boot in {BOOT_SECONDS:.0f} s: {state}")
+
+
+def _kill(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
 
 
 def require_machine() -> None:

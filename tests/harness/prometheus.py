@@ -94,7 +94,7 @@ class Prometheus:
 
         await self._until(silent, f"{alert} to end")
 
-    async def _until(self, ask: Any, what: str, seconds: float = 30.0) -> Any:
+    async def _until(self, ask: Any, what: str, seconds: float = 60.0) -> Any:
         deadline = time.monotonic() + seconds
         while not (answer := await ask()):
             assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"

@@ -152,7 +152,7 @@ async def test_what_dashboards_and_alerts_ask_for_is_on_the_page_of_a_daemon(
     async with Api() as api, stream.daemon(api) as daemon:
         await until(lambda: len(api.delivered()) == 4, "4 records")
         shown: set[str] = set()
-        with anyio.fail_after(20):  # the lag is looked up every few seconds
+        with anyio.fail_after(60):  # the lag is looked up every few seconds
             while not wanted <= shown:
                 shown = exposed((await daemon.get("/metrics"))[1])
                 await anyio.sleep(0.1)

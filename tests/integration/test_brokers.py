@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
@@ -21,6 +23,7 @@ from brokers.security import PASSWORD, USER, oauth_token
 from brokers.tansu import Tansu
 from chaos.proxy import Proxy
 from sluiced.errors import SluicedError
+from sluiced.tools.embedded_broker import free_ports
 
 pytestmark = pytest.mark.anyio
 
@@ -93,7 +96,7 @@ async def test_a_group_reads_what_is_produced_while_it_reads(broker: Broker) -> 
         consumer.subscribe([topic])
         for value in (b"one", b"two", b"three"):
             await broker.produce(topic, [value])
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 seen.append((await consumer.getone()).value)
 
     assert seen == [b"one", b"two", b"three"]
@@ -287,6 +290,29 @@ def test_an_embedded_broker_that_cannot_start_says_what_its_log_says(
     monkeypatch.setenv("CALF_TANSU_BIN", str(binary))
     with pytest.raises(SluicedError, match=r"(?s)status 3.*made of cheese"):
         Tansu().start()
+
+
+def test_a_free_port_is_told_to_one_only() -> None:
+    ask = "from sluiced.tools.embedded_broker import free_ports; print(*free_ports(120)); input()"
+    told = [str(port) for port in free_ports(120)]
+    with ExitStack() as stack:
+        others = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-u", "-c", ask],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(3)
+        ]
+        for other in others:  # all of them are still there
+            assert other.stdout is not None
+            told += other.stdout.readline().split()
+        for other in others:
+            other.communicate("\n")
+    assert len(set(told)) == len(told) == 480
 
 
 def test_without_the_wheel_the_embedded_broker_says_what_to_install(

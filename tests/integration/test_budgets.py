@@ -22,6 +22,8 @@ pytestmark = pytest.mark.anyio
 PER_MINUTE = 12_000
 PER_SECOND = PER_MINUTE / 60
 WINDOW = 1.0  # seconds: far less than the limit's minute, which it holds in by its even pace
+BATCH = 10  # records
+BURST = 12  # likewise, 0.001 of the limit
 
 
 class Meter:
@@ -62,33 +64,38 @@ async def test_two_daemons_keep_one_limit_together_while_partitions_move_between
     values = {
         "limits": f'records_per_minute = {PER_MINUTE}\nburst = 0.001\nshare = "group"',
         "window": 'span = "partition"',  # a batch of several may be cut by a rebalance
-        "max_records": "10",
+        "max_records": f"{BATCH}",
         "drain": "2s",
     }
 
-    async def kept_and_used() -> None:
-        """In a window in which nothing moves. On a busy machine a part of it may go to waste."""
-        await anyio.sleep(WINDOW + 0.2)  # what is measured is how much passes in this time
-        now = time.monotonic()
-        rate = meter.within(now - WINDOW, now) / WINDOW
-        assert 0.3 * PER_SECOND <= rate <= 1.1 * PER_SECOND
+    async def used() -> None:
+        """Returns after a window in which nothing has moved and the limit was used. On a busy
+        machine a part of it may go to waste, in many a window."""
+        begun = time.monotonic()
+
+        def so() -> bool:
+            now = time.monotonic()
+            return now - WINDOW > begun and meter.within(now - WINDOW, now) >= 0.5 * PER_SECOND
+
+        await until(so, "a window in which the limit is used")
 
     async with Api(meter) as api:
         first = stream.daemon(api, **values)
         async with first:
             await until(lambda: meter.times, "a request")
             await has(first, limit=PER_MINUTE, partitions=4)
-            await kept_and_used()
+            await used()
             async with stream.daemon(api, **values) as second:
                 await second.ready()
                 await has(second, limit=PER_MINUTE // 2, partitions=2)
                 await has(first, limit=PER_MINUTE // 2, partitions=2)
-                await kept_and_used()
+                await used()
                 assert await second.stop() == 0
             await has(first, limit=PER_MINUTE, partitions=4)
-            await kept_and_used()
+            await used()
             assert await first.stop() == 0
-    assert meter.most() <= 1.15 * PER_SECOND * WINDOW
+    # Either member may have saved a burst, and have had one request on its way for long.
+    assert meter.most() <= PER_SECOND * WINDOW + 2 * (BURST + BATCH)
     requests = {call.key: call for call in api.accepted}
     assert all(call.body == requests[call.key].body for call in api.accepted)
     delivered = Counter(c for call in requests.values() for c in call.coordinates)

@@ -3,6 +3,7 @@ once, and what has been mended is told no more."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import anyio
@@ -178,23 +179,22 @@ async def test_a_running_daemon_tells_check_how_long_its_batches_take(
     """Batches of 100 records take more than half of the timeout."""
 
     async def slow(call: Call) -> web.Response:
-        await anyio.sleep(0.6)
+        await anyio.sleep(1.8)
         return web.Response(text="[]")
 
     stream = await make_stream(tansu, tmp_path)
     await tansu.produce(stream.topic, [Message(b'{"n":%d}' % n) for n in range(200)])
-    async with Api(slow) as api, stream.daemon(api, sink='timeout = "1s"') as daemon:
+    async with Api(slow) as api, stream.daemon(api, sink='timeout = "3s"') as daemon:
         await daemon.ready()
         await until(lambda: len(api.calls) >= 2, "two batches")
         await until(lambda: daemon.events("batch_answered"), "an answer")
         checked = await sluiced("check", daemon.path, "--connect")
         text = daemon.path.read_text()
         other = tmp_path / "other.toml"
-        other.write_text(text.replace('timeout = "1s"', 'timeout = "5s"'))
+        other.write_text(text.replace('timeout = "3s"', 'timeout = "9s"'))
         roomy = await sluiced("check", other, "--connect")
         assert await daemon.stop() == 0
     assert checked.code == 0, checked.err
-    assert "sink.timeout = 1s: the slowest of the running daemon's last batches took 0." in (
-        checked.err
-    )
+    slowest = r"sink.timeout = 3s: the slowest of the running daemon's last batches took [12]\."
+    assert re.search(slowest, checked.err), checked.err
     assert "sink.timeout" not in roomy.err

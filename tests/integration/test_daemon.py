@@ -31,7 +31,7 @@ async def test_everything_arrives_in_full_loads_and_is_committed(stream: Stream,
     await stream.produce(4000)
     async with Api() as api, stream.daemon(api, window=f'span = "{span}"') as daemon:
         await until(lambda: len(api.delivered()) == 4000, "4000 records")
-        status = await daemon.status()
+        status = await daemon.status_when(lambda status: status["totals"]["delivered"] == 4000)
         assert await daemon.stop() == 0
         assert api.delivered() == exactly_once(4, 1000)
         assert len(api.calls) <= 50, "4000 records in windows of 100 need about 40 requests"
@@ -39,7 +39,6 @@ async def test_everything_arrives_in_full_loads_and_is_committed(stream: Stream,
             assert api.order(partition) == list(range(1000))
     assert await stream.checkpoints() == dict.fromkeys(range(4), 1000)
     assert status["state"] == "running"
-    assert status["totals"]["delivered"] == 4000
 
 
 async def test_a_restart_goes_on_from_the_checkpoint(stream: Stream) -> None:
@@ -69,8 +68,8 @@ async def test_a_kill_loses_nothing_and_repeats_nothing_that_was_committed(
         stream.daemon(api, kafka='group_instance_id = "a"') as daemon,
     ):
         await until(lambda: len(api.calls) == 10, "the tenth request")
-        with anyio.fail_after(40):
-            while sum((await stream.checkpoints()).values()) < 900:
+        with anyio.fail_after(60):
+            while sum((await stream.checkpoints()).values()) < api.delivered().total():
                 await anyio.sleep(0.02)
         await daemon.kill()
         await daemon.start()
@@ -222,7 +221,7 @@ async def test_sigterm_drains_what_is_open_and_commits(stream: Stream) -> None:
     await stream.produce(8)
     async with Api() as api, stream.daemon(api, max_age="1h") as d:
         await d.ready()
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             while (await d.status())["window"]["records"] < 8:
                 await anyio.sleep(0.02)
         assert api.calls == []
@@ -242,7 +241,7 @@ async def test_a_second_signal_aborts_without_a_commit(stream: Stream) -> None:
         daemon.signal(signal.SIGTERM)
         await until(lambda: len(daemon.events("draining")) == 1, "the drain")
         daemon.signal(signal.SIGTERM)
-        assert await daemon.ended(20) != 0
+        assert await daemon.ended(40) != 0
     assert await stream.checkpoints() == {}
 
 
@@ -329,7 +328,7 @@ async def test_aborted_transactions_are_not_delivered_and_are_passed_over(
     async with Api() as api, stream.daemon(api) as daemon:
         await until(lambda: len(api.delivered()) == 3, "the committed records")
         ends = await kafka.end_offsets(stream.topic)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while (await stream.checkpoints()).get(0) != ends[0]:
                 await anyio.sleep(0.1)
         assert await daemon.stop() == 0
@@ -345,7 +344,7 @@ async def test_a_dead_letter_that_the_broker_finds_too_large_becomes_a_stub(
     values = [b"not json", b"not json either" * 10_000, b"nor this"]
     await kafka.produce(stream.topic, [Message(v, b"k") for v in values])
     async with Api() as api, stream.daemon(api) as daemon:
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             while (await stream.checkpoints()).get(0) != 3:
                 await anyio.sleep(0.1)
         assert await daemon.stop() == 0

@@ -171,7 +171,7 @@ async def test_a_killed_redrive_sends_nothing_twice_where_there_are_transactions
         assert await daemon.stop() == 0
     for wanted in (33, 40):
         slow = await start("dead-letters", "redrive", daemon.path, "--rate", "20/s")
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             # Also what is not committed yet, so as to hit a transaction that is open.
             while len(await kafka.read(stream.topic, "read_uncommitted")) < wanted:
                 await anyio.sleep(0.001)
@@ -189,9 +189,9 @@ async def test_of_two_redrives_at_once_the_later_one_shuts_the_earlier_one_out(
     async with Api(Picky()) as api, stream.daemon(api, **FRANK) as daemon:
         await buried(stream, daemon, 40)
         assert await daemon.stop() == 0
-    slow = await start("dead-letters", "redrive", daemon.path, "--rate", "4/s")
-    with anyio.fail_after(20):
-        while len(await stream.broker.read(stream.topic)) < 48:
+    slow = await start("dead-letters", "redrive", daemon.path, "--rate", "1/s")
+    with anyio.fail_after(60):
+        while len(await stream.broker.read(stream.topic)) < 44:
             await anyio.sleep(0.05)
     assert (await sluiced("dead-letters", "redrive", daemon.path)).code == 0
     earlier = await ended(slow)
@@ -327,7 +327,7 @@ async def test_a_sink_that_says_nothing_ends_the_redrive_and_nothing_counts_as_s
         waiting = await start(*command)
         await until(lambda: len(api.calls) > calls + 3, "an outage")
         waiting.send_signal(signal.SIGINT)
-        stopped = await ended(waiting, 20)
+        stopped = await ended(waiting)
         assert (stopped.code, stopped.lines[-1]) == (
             1,
             "Stopped before the end; run it again to go on.",

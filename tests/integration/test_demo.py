@@ -61,7 +61,8 @@ def test_the_demo_is_interrupted_and_leaves_nothing(tmp_path: Path) -> None:
     demo.send_signal(signal.SIGINT)
     printed, _ = demo.communicate()
 
-    assert printed == "\nInterrupted; everything is stopped and removed.\n"
+    assert printed.endswith("\nInterrupted; everything is stopped and removed.\n"), printed
+    assert "Traceback" not in printed
     assert demo.returncode == 1
     assert not any(process.is_running() for process in started)
     assert list(tmp_path.iterdir()) == []

@@ -278,7 +278,9 @@ async def test_a_daemon_that_is_killed_leaves_each_event_in_directus_once(
     ):
         assert old in text
         text = text.replace(old, new)
-    daemon.path.write_text(f'{text}\n[admin]\nlisten = "127.0.0.1:{daemon.port}"\n')
+    slowly = "[limits]\nrequests_per_second = 2\n"  # so that there is a middle, whenever we look
+    admin = f'[admin]\nlisten = "127.0.0.1:{daemon.port}"\n'
+    daemon.path.write_text(f"{text}\n{slowly}{admin}")
     await stream.produce(400)
 
     def there() -> list[str]:
@@ -289,6 +291,7 @@ async def test_a_daemon_that_is_killed_leaves_each_event_in_directus_once(
         await until(there, "the first events", 90)
         await daemon.kill()
         assert len(there()) < 400, "it was over before it was killed"
+        daemon.path.write_text(daemon.path.read_text().replace(slowly, ""))
         await daemon.start()
         await until(lambda: len(there()) == 400, "all events", 90)
         assert await daemon.stop() == 0

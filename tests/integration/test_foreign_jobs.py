@@ -61,7 +61,7 @@ class Spooled(Stream):
 
     async def all_done(self, worker: Worker, count: int) -> None:
         """Returns once so many records are done; every job that appears is worked on."""
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             while sum((await self.checkpoints()).values()) < count:
                 worker.finish()
                 await anyio.sleep(0.05)
@@ -121,7 +121,7 @@ async def test_a_daemon_that_dies_over_a_submission_finds_its_job_and_submits_no
         pytest.skip(f"{stream.broker.name} keeps no metadata with offsets")
     worker = Worker(stream.spool)
     await stream.write(12)
-    daemon = stream.spooling(max_records="12")
+    daemon = stream.spooling(max_records="12", max_age="1h")
     await daemon.start(DIES="1")
     assert await daemon.ended() == -signal.SIGKILL
     [job] = stream.spool.iterdir()
@@ -143,8 +143,8 @@ async def test_its_jobs_are_listed_and_cancelled_and_what_they_have_not_done_goe
         pytest.skip(f"{stream.broker.name} keeps no metadata with offsets")
     worker = Worker(stream.spool)
     await stream.write(12)
-    async with stream.spooling(max_records="12") as daemon:
-        with anyio.fail_after(40):
+    async with stream.spooling(max_records="12", max_age="1h") as daemon:
+        with anyio.fail_after(60):
             while (listed := await sluiced("jobs", "list", daemon.path)).lines[-1:] != ["1 job"]:
                 await anyio.sleep(0.1)
         [job] = stream.spool.iterdir()

@@ -33,7 +33,7 @@ async def stream(broker: Broker, tmp_path: Path) -> Stream:
 
 
 async def committed(stream: Stream, expected: dict[int, int]) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while await stream.checkpoints() != expected:
             await anyio.sleep(0.05)
 

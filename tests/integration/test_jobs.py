@@ -79,6 +79,10 @@ class Prompts(Stream):
                 await daemon.kill()
 
 
+# Where every window is to be a full one, however slowly records come.
+FULL = {"max_age": "1h"}
+
+
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_KEY", "sk-0123456789")
@@ -93,7 +97,7 @@ async def prompts(broker: Broker, tmp_path: Path) -> Prompts:
 
 async def all_done(prompts: Prompts, count: int) -> None:
     """Returns once the checkpoints of so many prompts are committed."""
-    with anyio.fail_after(40):
+    with anyio.fail_after(60):
         while sum((await prompts.checkpoints()).values()) < count:
             await anyio.sleep(0.1)
 
@@ -135,7 +139,7 @@ output = 1000
 
 async def previewed(daemon: Daemon) -> Ended:
     """A broker that has never had a group has to make itself ready for the first one."""
-    with anyio.fail_after(40):
+    with anyio.fail_after(60):
         while (shown := await sluiced("preview", daemon.path)).code:
             assert "coordinator" in shown.err
     return shown
@@ -194,7 +198,7 @@ async def test_a_killed_daemon_finds_its_jobs_and_submits_none_again(prompts: Pr
         pytest.skip(f"{prompts.broker.name} keeps no metadata with offsets")
     provider = OpenAI(Pace(working=3600.0))
     await prompts.write(40)
-    async with prompts.served(provider, max_records="10") as daemon:
+    async with prompts.served(provider, max_records="10", **FULL) as daemon:
         for _ in range(3):
             await daemon.start()
             await daemon.ready()
@@ -220,7 +224,7 @@ async def test_outside_of_the_active_times_jobs_are_taken_in_and_none_is_submitt
     provider, hours = OpenAI(Pace(working=3600.0)), "00:00-24:00 UTC"
     config = JOBS.replace("[window]", f'[window]\nactive = "{hours}"')
     await prompts.write(40)
-    async with prompts.served(provider, max_records="20", config=config) as daemon:
+    async with prompts.served(provider, max_records="20", **FULL, config=config) as daemon:
 
         async def reload(old: str, new: str, event: str, times: int) -> None:
             daemon.path.write_text(daemon.path.read_text().replace(old, new))
@@ -241,8 +245,10 @@ async def test_outside_of_the_active_times_jobs_are_taken_in_and_none_is_submitt
         for job in provider.jobs.values():
             job.pace.working = 0.0
         await all_done(prompts, 40)
-        assert await daemon.get("/readyz") == (200, f"{waiting}\n")
-        with anyio.fail_after(20):  # until the log's ends are looked up: there is something to do
+        with anyio.fail_after(60):
+            while await daemon.get("/readyz") != (200, f"{waiting}\n"):
+                await anyio.sleep(0.02)
+        with anyio.fail_after(60):  # until the log's ends are looked up: there is something to do
             while not any(part["lag"] for part in (await daemon.status())["partitions"]):
                 await anyio.sleep(0.1)
         positions = [part["position"] for part in (await daemon.status())["partitions"]]
@@ -263,7 +269,7 @@ async def test_however_a_submission_dies_there_is_one_job_and_no_file_without_on
     provider = OpenAI()
     await prompts.write(12)
     tries = ("POST", "/v1/batches")
-    async with prompts.served(provider, max_records="12") as daemon:
+    async with prompts.served(provider, max_records="12", **FULL) as daemon:
         for attempt in (1, 2):
             provider.faults["create stalled"] = 1
             await daemon.start()
@@ -289,7 +295,7 @@ async def test_a_daemon_that_was_frozen_between_file_and_job_makes_none_when_ano
         pytest.skip(f"{prompts.broker.name} keeps no metadata with offsets")
     provider = OpenAI(Pace(working=0.5))
     await prompts.write(1)
-    async with prompts.served(provider, max_records="1") as frozen:
+    async with prompts.served(provider, max_records="1", **FULL) as frozen:
         text = frozen.path.read_text().replace(str(frozen.port), "PORT")
 
         async def freeze(verb: str) -> None:
@@ -321,12 +327,12 @@ async def test_a_cancelled_job_halts_the_daemon_where_that_is_wanted_until_it_is
     provider = OpenAI(Pace(working=3600.0))
     await prompts.write(12)
     halting = 'on_cancel = "halt"'
-    async with prompts.served(provider, max_records="12", sink=halting) as daemon:
+    async with prompts.served(provider, max_records="12", **FULL, sink=halting) as daemon:
         await daemon.start()
         await until(lambda: len(daemon.events("job_submitted")) == 1, "a job")
         # The id is in the checkpoint a moment later.
-        with anyio.fail_after(30):
-            while (await sluiced("jobs", "list", daemon.path)).lines[-1] != "1 job":
+        with anyio.fail_after(60):
+            while (await sluiced("jobs", "list", daemon.path)).lines[-1:] != ["1 job"]:
                 await anyio.sleep(0.1)
         told = await sluiced("jobs", "cancel", daemon.path, next(iter(provider.jobs)), "--yes")
         assert "the daemon halts" in told.out
@@ -356,7 +362,7 @@ async def test_what_is_refused_is_buried_whole_and_a_part_of_the_answer_is_chose
     provider.answer = answer
     await prompts.write(12)
     chosen = 'value = "/choices/0/message/content"'
-    async with prompts.served(provider, max_records="12", results=chosen) as daemon:
+    async with prompts.served(provider, max_records="12", **FULL, results=chosen) as daemon:
         await daemon.start()
         await all_done(prompts, 12)
         assert await daemon.stop() == 0
@@ -379,16 +385,17 @@ async def test_jobs_are_listed_shown_and_cancelled_while_the_daemon_runs(prompts
         pytest.skip(f"{prompts.broker.name} keeps no metadata with offsets")
     provider = OpenAI(Pace(working=3600.0))
     await prompts.write(20)
-    async with prompts.served(provider, max_records="10") as daemon:
+    async with prompts.served(provider, max_records="10", **FULL) as daemon:
         await daemon.start()
         await daemon.ready()
         await until(lambda: len(daemon.events("job_submitted")) == 2, "two jobs")
-        listed = await sluiced("jobs", "list", daemon.path)
+        with anyio.fail_after(60):  # the ids are in the checkpoint a moment later
+            while (listed := await sluiced("jobs", "list", daemon.path)).lines[-1:] != ["2 jobs"]:
+                await anyio.sleep(0.1)
         assert listed.code == 0
         first, *_ = provider.jobs
         assert first in listed.out
         assert "in_progress" in listed.out
-        assert listed.lines[-1] == "2 jobs"
         shown = await sluiced("jobs", "show", daemon.path, first)
         assert f"{prompts.topic}/" in shown.out
         config = daemon.path.read_text()
@@ -433,7 +440,7 @@ async def test_an_answer_that_its_topic_does_not_take_halts_and_says_which_cap_t
     prompts, provider = Prompts(kafka, tmp_path, made.topic, made.group), OpenAI()
     provider.answer = lambda name, body: told(name, body | {"model": "m" * 9000})
     await prompts.write(1)
-    async with prompts.served(provider, max_records="1") as daemon:
+    async with prompts.served(provider, max_records="1", **FULL) as daemon:
         await daemon.start()
         await until(lambda: daemon.events("pipeline_halted"), "a halt")
         assert "Raise its max.message.bytes" in daemon.events("pipeline_halted")[0]["reason"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -306,19 +306,9 @@ def daemon_on(stream: Stream, server: OpenSearch, sink: str, **values: str) -> D
     return daemon
 
 
-async def status_when(daemon: Daemon, met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The daemon's status, as soon as it has one that is as wanted."""
-    with anyio.fail_after(40):
-        while True:
-            code, text = await daemon.get("/status")
-            if code == 200 and met(status := json.loads(text)):
-                return dict(status)
-            await anyio.sleep(0.01)
-
-
 async def delivered(daemon: Daemon, least: int) -> int:
     """Waits until so many records are delivered; how many there are by then."""
-    status = await status_when(daemon, lambda status: status["totals"]["delivered"] >= least)
+    status = await daemon.status_when(lambda status: status["totals"]["delivered"] >= least)
     return int(status["totals"]["delivered"])
 
 
@@ -343,12 +333,15 @@ async def test_a_kill_in_the_middle_leaves_every_document_at_its_newest_record(
     sink = f'index = "{index}"\nversion = "offset"'
     record = 'id = "$key"\non_tombstone = "send"'
     keys = {"record": record, "max_records": "50", "kafka": 'group_instance_id = "a"'}
+    slowly = "requests_per_second = 5"  # so that there is a middle, however seldom we look
+    keys |= {"limits": slowly}
     async with daemon_on(stream, opensearch, sink, **keys) as daemon:
         assert await delivered(daemon, 300) < 2000
         await daemon.kill()
+        daemon.path.write_text(daemon.path.read_text().replace(slowly, ""))
         await kafka.produce(stream.topic, revisions(2000, 3000))
         await daemon.start()
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             while sum((await stream.checkpoints()).values()) < 3000:
                 await anyio.sleep(0.02)
         assert await daemon.stop() == 0
@@ -392,7 +385,7 @@ async def test_a_missing_index_is_an_outage_until_it_is_created(
     await stream.produce(100)
     sink = f'index = "{index}"\nparameters = {{ require_alias = "true" }}'
     async with daemon_on(stream, opensearch, sink) as daemon:
-        status = await status_when(daemon, lambda status: status["state"] == "outage")
+        status = await daemon.status_when(lambda status: status["state"] == "outage")
         assert "create the index" in status["reason"]
         await opensearch.ask("PUT", f"{index}-1", {"aliases": {index: {}}})
         assert await delivered(daemon, 100) == 100

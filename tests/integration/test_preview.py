@@ -32,11 +32,12 @@ async def stream(broker: Broker, tmp_path: Path) -> Stream:
 
 
 async def test_the_windows_that_are_full_are_shown_as_they_are_then_sent(stream: Stream) -> None:
-    await stream.produce(1000)
-    async with Api() as api, stream.daemon(api, window='span = "partition"') as daemon:
-        await until(lambda: len(api.delivered()) == 1000, "all records")
+    await stream.produce(800)
+    values = {"window": 'span = "partition"', "max_age": "1h"}  # they are closed when they are full
+    async with Api() as api, stream.daemon(api, **values) as daemon:
+        await until(lambda: len(api.delivered()) == 800, "all records")
         assert await daemon.stop() == 0
-        await stream.produce(1000, start=1000)
+        await stream.produce(800, start=800)
         before = await stream.checkpoints()
         calls = len(api.calls)
         shown = await sluiced("preview", daemon.path, "--batches", "4")
@@ -46,7 +47,7 @@ async def test_the_windows_that_are_full_are_shown_as_they_are_then_sent(stream:
         found = requests(shown)
         assert len(found) == 4
         await daemon.start()
-        await until(lambda: len(api.delivered()) == 2000, "all records")
+        await until(lambda: len(api.delivered()) == 1600, "all records")
     sent = {call.key: call.body.decode() for call in api.calls[calls:]}
     assert {key: sent.get(key) for key in found} == found
 
@@ -56,6 +57,7 @@ async def test_what_does_not_get_into_a_request_is_told(stream: Stream) -> None:
     await stream.broker.produce(stream.topic, [b"not json"])
     async with Api() as api, stream.daemon(api) as daemon:
         await until(lambda: len(api.delivered()) == 3, "the records")
+        await until(lambda: daemon.events("dead_lettered"), "the burial")
         assert await daemon.stop() == 0
         nothing = await sluiced("preview", daemon.path)
         assert "Nothing waits" in nothing.out

@@ -53,14 +53,24 @@ async def slowly(_: Call) -> web.Response | None:
 
 async def test_windows_change_under_load_and_no_record_is_lost_or_doubled(stream: Stream) -> None:
     total, size = 0, 100
-    async with Api(slowly) as api, stream.daemon(api, max_records=f"{size}") as daemon:
+    held = anyio.Event()
+    held.set()
+
+    async def hold(call: Call) -> web.Response | None:
+        await held.wait()
+        return await slowly(call)
+
+    async with Api(hold) as api, stream.daemon(api, max_records=f"{size}") as daemon:
         for new in (7, 250):
             await stream.produce(1000, start=total)
             await until(lambda n=total: len(api.delivered()) > n, "some of the records")
             await reloaded(daemon, (f"max_records = {size}\n", f"max_records = {new}\n"))
             await until(lambda n=total: len(api.delivered()) == n + 1000, "all of them")
-            calls = len(api.calls)
+            calls, held = len(api.calls), anyio.Event()
             await stream.produce(1000, start=total + 1000)
+            # Behind a request that takes long a window fills up, however slowly records come.
+            await daemon.status_when(lambda status: status["queued_batches"])
+            held.set()
             await until(lambda n=total: len(api.delivered()) == n + 2000, "as many again")
             assert max(len(call.items) for call in api.calls[calls:]) == new
             total, size = total + 2000, new
@@ -73,11 +83,13 @@ async def test_many_signals_at_once_under_load_change_nothing(stream: Stream) ->
     async with Api(slowly) as api, stream.daemon(api, limits="max_in_flight = 3") as daemon:
         await stream.produce(4000)
         await until(lambda: api.accepted, "the first delivery")
-        for _ in range(100):
+        signals = 0
+        # Those that come before it has looked are one to it.
+        while signals < 100 or len(daemon.events("reloaded")) < 2:
             daemon.signal(signal.SIGHUP)
+            signals += 1
             await anyio.sleep(0.005)
         await until(lambda: len(api.delivered()) == 4000, "4000 records")
-        assert len(daemon.events("reloaded")) > 1
         assert daemon.events("reload_refused") == []
         assert await daemon.stop() == 0
     assert api.delivered() == exactly_once(4, 1000)
@@ -216,9 +228,10 @@ async def test_a_signal_during_the_drain_does_not_disturb_it(stream: Stream) -> 
     async def wait(_: Call) -> None:
         await draining.wait()
 
-    async with Api(wait) as api, stream.daemon(api) as daemon:
+    async with Api(wait) as api, stream.daemon(api, drain="60s") as daemon:
         await stream.produce(40)
         await until(lambda: api.calls, "a request")
+        await daemon.status_when(lambda status: status["totals"]["consumed"] == 40)
         edit(daemon, ("max_records = 100", "max_records = 1"))
         daemon.signal(signal.SIGTERM)
         await until(lambda: daemon.events("draining"), "the drain")

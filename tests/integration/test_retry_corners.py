@@ -155,11 +155,11 @@ async def test_more_letters_than_one_turn_takes_go_in_the_next_ones_each_once(
 async def test_a_command_in_the_middle_takes_over_and_nothing_goes_twice(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(automatic, "RATE", 20.0)  # 20 s, if it were left alone
+    monkeypatch.setattr(automatic, "RATE", 5.0)  # 80 s, if it were left alone
     await rig.bury(["rejected"] * 400)
     with capture_logs() as lines:
         async with rig.running():
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 while not await rig.copies():
                     await anyio.sleep(0.02)
             command = await sluiced("dead-letters", "redrive", rig.path)

@@ -39,7 +39,7 @@ async def test_secrets_and_records_come_out_nowhere(
         daemon = stream.daemon(api, **values(kafka, tmp_path, api))
         async with daemon:
             await until(lambda: len(daemon.events("dead_lettered")) == 2, "both burials")
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 while await stream.checkpoints() != {0: 5}:
                     await anyio.sleep(0.05)
             for path in ("/status", "/readyz", "/livez", "/metrics", "/", f"/{QUERY}"):

@@ -21,7 +21,7 @@ from harness.daemon import Daemon, until
 from harness.machine import REPOSITORY, Machine, require_machine
 from harness.stream import Stream, make_stream
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]  # a busy machine installs it slowly
 
 OPERATIONS = (REPOSITORY / "docs/operations.md").read_text()
 
@@ -132,13 +132,17 @@ class Service:
         path.write_text(text)
         self.machine.run("systemctl", "daemon-reload")
 
-    async def until(self, met: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    async def until(self, met: Callable[[], object], what: str, seconds: float = 60.0) -> None:
         try:
             with anyio.fail_after(seconds):
                 while not met():
                     await anyio.sleep(0.1)
         except TimeoutError:
             pytest.fail(f"waited {seconds:.0f} s in vain for: {what}\n{self.journal}")
+
+    async def says(self, *texts: str) -> None:
+        """Returns once all of them are in the journal, to which they take different ways."""
+        await self.until(lambda: all(text in self.journal for text in texts), f"{texts}")
 
 
 @pytest.fixture
@@ -222,7 +226,7 @@ async def test_start_returns_when_it_is_ready_and_stop_when_all_is_committed(
     service.systemctl("stop")
     assert (service.show("Result"), service.show("ExecMainStatus")) == ("success", "0")
     assert sum((await stream.checkpoints()).values()) == 400
-    assert "window     closes at 100 records" in service.journal, "the summary of `check`"
+    await service.says("window     closes at 100 records")  # the summary of `check`
     assert "s3cret" not in service.journal
 
 
@@ -236,13 +240,15 @@ async def test_a_drain_may_take_longer_than_the_unit_allows_for(
         return None
 
     api.answer = hold
-    service.drop_in("[Service]\nTimeoutStopSec=1\n")
+    path = service.machine.root / f"etc/sluiced/{service.name}.toml"
+    path.write_text(path.read_text().replace('drain = "5s"', 'drain = "60s"'))
+    service.drop_in("[Service]\nTimeoutStopSec=3\n")
     await stream.produce(4)
     service.systemctl("start")
     await service.until(lambda: api.calls, "a request")
     began = time.monotonic()
     service.systemctl("stop", "--no-block")
-    await service.until(lambda: time.monotonic() - began > 2, "twice TimeoutStopSec")
+    await service.until(lambda: time.monotonic() - began > 5, "more than TimeoutStopSec")
     release.set()
     await service.until(lambda: service.show("ActiveState") == "inactive", "the end of the drain")
     assert service.show("Result") == "success"
@@ -282,7 +288,7 @@ async def test_system_calls_that_it_never_makes_are_refused_and_those_it_makes_a
     run = "ExecStart=/opt/sluiced/bin/python /srv/probe.py"
     service.drop_in(f"[Service]\nType=exec\nRestart=no\nExecStartPre=\nExecStart=\n{run}\n")
     service.systemctl("start")
-    await service.until(lambda: "Deactivated" in service.journal, "its end")
+    await service.until(lambda: re.search(r"^{.*}$", service.journal, re.M), "its answers")
     [line] = re.findall(r"^{.*}$", service.journal, re.M)
     needed = dict.fromkeys(("process", "thread", "tls", "zstd"), "granted")
     assert json.loads(line) == needed | {
@@ -342,16 +348,14 @@ async def test_a_reload_reaches_the_daemon_that_goes_on_running(
 async def test_a_daemon_that_hangs_is_ended_with_its_stack_in_the_journal_and_started_anew(
     service: Service,
 ) -> None:
-    service.drop_in("[Service]\nWatchdogSec=2\nRestartSec=0\n")
+    service.drop_in("[Service]\nWatchdogSec=6\nRestartSec=0\n")
     service.systemctl("start")
     hung = service.pid
     service.machine.run("kill", f"-{signal.SIGSTOP}", str(hung))
     await service.until(lambda: service.show("NRestarts") == "1", "a restart")
     await service.until(lambda: service.show("ActiveState") == "active", "a new start")
     assert service.pid != hung
-    assert "Watchdog timeout" in service.journal
-    assert "Fatal Python error: Aborted" in service.journal
-    assert "most recent call first" in service.journal
+    await service.says("Watchdog timeout", "Fatal Python error: Aborted", "most recent call first")
 
 
 async def test_a_crash_is_started_again_and_a_bad_configuration_is_not(service: Service) -> None:
@@ -365,7 +369,7 @@ async def test_a_crash_is_started_again_and_a_bad_configuration_is_not(service: 
     service.systemctl("start", check=False)
     await service.until(lambda: service.show("ActiveState") == "failed", "it to be given up")
     assert service.show("ExecMainStatus") == "2"
-    assert "name = 3: expected a string" in service.journal
+    await service.says("name = 3: expected a string")
     assert "Traceback" not in service.journal
 
 

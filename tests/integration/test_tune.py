@@ -62,10 +62,12 @@ async def test_limits_are_kept_and_named_where_they_and_not_the_api_bound_the_th
 
     async with Api(counting) as api:
         path = stream.daemon(api, limits="requests_per_second = 10").path
-        done = await sluiced("tune", path, "--yes", "--requests", "20", "--minutes", "0.5")
+        done = await sluiced("tune", path, "--yes", "--requests", "40", "--minutes", "0.5")
         planned = await sluiced("tune", path, "--requests", "40", "--minutes", "0.05")
     assert done.code == 0, done.err
-    assert all(b - a >= 0.9 for a, b in zip(moments, moments[10:], strict=False))
+    # In all, since one that came late may be close to the next ones.
+    assert len(moments) > 20
+    assert moments[-1] - moments[0] >= (len(moments) - 1) / 10 - 0.5
     text = " ".join(done.out.split())
     assert "limits.requests_per_second = 10, not the API, is what bounds it" in text
     assert "limits.requests_per_second = 10 has held requests back for" in text

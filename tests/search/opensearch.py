@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import aiohttp
 
 from harness.maven import Jars
-from sluiced.tools.embedded_broker import log_tail, spawn, stop_process
+from sluiced.tools.embedded_broker import is_free, log_tail, spawn, stop_process
 
 OPENSEARCH = Jars(
     "OpenSearch",
@@ -24,7 +24,7 @@ OPENSEARCH = Jars(
     variable="SLUICED_REQUIRE_OPENSEARCH",
 )
 
-_READY_SECONDS = 60.0
+_READY_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _RUNNER = "org.codelibs.opensearch.runner.OpenSearchRunner"
 # The runner takes no port above 9299, and the first of its nodes gets the one after the base.
@@ -48,6 +48,8 @@ network.host: 127.0.0.1
 transport.port: 0
 # Otherwise it looks for other nodes for 3 s.
 discovery.type: single-node
+# How full this machine's disk is, is not what is tested.
+cluster.routing.allocation.disk.threshold_enabled: false
 """
 
 _LOGGING = """\
@@ -67,7 +69,8 @@ class OpenSearch:
         self._jars = jars
         self._directory = directory
         self._running = ExitStack()
-        self.port = random.choice(_PORTS)
+        # Of a port that is taken the runner takes the next one, and tells nobody.
+        self.port = next(filter(is_free, random.sample(_PORTS, len(_PORTS))))
 
     @property
     def url(self) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from soak.run import MARGIN, soak
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
 
 async def test_an_api_that_stalls_and_fails_never_costs_more_than_the_budget_and_its_margin(

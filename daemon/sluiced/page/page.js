@@ -233,6 +233,7 @@ async function turn() {
   asking = true;
   const [status, error] = await ask().then((body) => [body, null], (reason) => [null, reason]);
   asking = false;
+  if (paused) return; // what is shown stands still
   failures = error ? failures + 1 : 0;
   const pause = document.hidden ? SELDOM : Math.min(SELDOM, EVERY * 2 ** Math.min(failures, 5));
   timer = setTimeout(turn, pause);

@@ -15,7 +15,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from typing import IO, Self
@@ -32,6 +32,7 @@ _ASK = struct.pack(">i", len(_REQUEST)) + _REQUEST
 # Below the range from which systems pick the near end of an outgoing connection (Linux: 32768 and
 # up). Otherwise a client could take the port of a broker that is down, even by calling that port.
 _PORTS = range(20_000, 32_000)
+_BLOCK = 100  # as many of them belong together: see _offered
 
 _POLL_SECONDS = 0.01
 _LOG_TAIL_BYTES = 4_000
@@ -140,12 +141,32 @@ def spawn(
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports that were free a moment ago; nothing reserves them."""
-    ports = (port for port in random.sample(_PORTS, len(_PORTS)) if _is_free(port))
-    return list(islice(ports, count))
+    """Loopback ports that were free a moment ago, and that nobody else who asks here is told of:
+    neither this process another time, nor any other."""
+    found = list(islice(_ports, count))
+    if len(found) < count:
+        raise SluicedError(f"No port of {_PORTS[0]} to {_PORTS[-1]} is free.")
+    return found
 
 
-def _is_free(port: int) -> bool:
+def _offered() -> Iterator[int]:
+    """Block by block. Whoever has bound the first port of one, and never lets go of it, has all."""
+    for first in random.sample(_PORTS[::_BLOCK], len(_PORTS) // _BLOCK):
+        guard = socket.socket()
+        try:
+            guard.bind(("127.0.0.1", first))
+        except OSError:
+            guard.close()
+            continue
+        guard.detach()  # for as long as this process lives
+        yield from filter(is_free, range(first + 1, first + _BLOCK))
+
+
+_ports = _offered()
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could bind this loopback port now."""
     with socket.socket() as candidate:
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

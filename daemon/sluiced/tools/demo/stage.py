@@ -28,7 +28,7 @@ from .stream import Stream, letter
 # What the files in configs/ say and the demos replace.
 BROKER, API, ADMIN = "127.0.0.1:9092", "http://127.0.0.1:8080", "127.0.0.1:9464"
 
-READY_WITHIN = 30.0  # seconds; the first join of the group alone takes three
+READY_WITHIN = 60.0  # seconds; the first join of the group alone takes three
 DEADLINE = 120.0  # seconds after which a demo that is not done has failed
 POLL = 0.1  # seconds between two looks at how far things are
 
