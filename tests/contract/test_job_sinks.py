@@ -305,6 +305,15 @@ async def test_probing_asks_and_makes_nothing(case: Case) -> None:
     assert case.api.jobs == {}
 
 
+async def test_a_key_that_is_gone_is_missed_under_its_name_in_the_file(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("API_KEY")
+    with pytest.raises(SluicedError, match=r"sink\.api_key: the environment variable API_KEY"):
+        async with case.open():
+            pass
+
+
 async def test_tools_that_send_at_once_are_told_that_this_cannot_be(case: Case) -> None:
     async with case.open() as sink:
         with pytest.raises(SluicedError):

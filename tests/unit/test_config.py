@@ -16,7 +16,6 @@ from msgspec.structs import fields
 
 from sluiced.config import Config, conflicts, load
 from sluiced.config.decode import Decoder
-from sluiced.config.reading import NOT_YET
 from sluiced.errors import ConfigError
 from sluiced.units import Secret, Settings, Size, decode
 
@@ -231,31 +230,8 @@ def test_a_hundred_problems_fit_on_a_screen(refusal: Refusal) -> None:
     assert len(said.splitlines()) < 24
 
 
-# Not yet
-
-
-LATER = "is not available yet; remove it"
-
-
-def test_a_key_that_comes_later_is_refused_by_name(
-    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(NOT_YET, "window.later", LATER)
-    assert f"window.later {LATER}" in refusal(window__later="5m")
-
-
-def test_a_value_that_comes_later_is_refused_by_name(
-    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(NOT_YET, "window.span", {"later": LATER})
-    assert f'window.span = "later" {LATER}' in refusal(window__span="later")
-
-
-def test_of_a_sink_that_comes_later_nothing_else_is_complained_about(
-    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(NOT_YET, "sink.type", {"later": LATER})
-    said = refusal(sink={"type": "later", "dsn": "later://hunter2@db/x", "table": "pages"})
+def test_of_a_sink_that_there_is_not_nothing_else_is_complained_about(refusal: Refusal) -> None:
+    said = refusal(sink={"type": "htp", "dsn": "later://hunter2@db/x", "table": "pages"})
     assert said.count("sink.") == 1
 
 
@@ -513,7 +489,7 @@ def is_settings(kind: Any) -> bool:
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(paths(Config)), VALUES)
 def test_whatever_stands_under_a_key_is_decoded_or_told_as_a_problem(path: str, value: Any) -> None:
-    decoder = Decoder(NOT_YET)
+    decoder = Decoder()
     config = decoder.decode(with_keys(**{path.replace(".", "__"): value or ""}), Config)
     assert (config is None) == bool(decoder.problems)
     for problem in decoder.problems:
@@ -594,15 +570,6 @@ def test_the_documentations_examples_are_accepted(
     for sink in sinks:
         (tmp_path / "pages.toml").write_text(toml(MINIMAL | {"sink": sink}))
         load(tmp_path / "pages.toml")
-
-
-def test_the_documentation_names_everything_that_comes_later() -> None:
-    _, _, later = DOCS.read_text().partition("Not available in this version")
-    for path, entry in NOT_YET.items():
-        last = path.rpartition(".")[2]
-        words = [last] if isinstance(entry, str) else [str(value) for value in entry]
-        for word in words:
-            assert re.sub(r"_per_(second|hour|day)$", "_per_minute", word) in later
 
 
 JOBS = {"type": "openai-batch", "api_key": {"env": "LLM_KEY"}}

@@ -54,10 +54,8 @@ _WORDS = {
 
 @dataclass
 class Decoder:
-    """Decodes tables. `unavailable` tells of a key and its value, by path, why it cannot be used
-    yet, or None. What is wrong is collected in `problems`."""
+    """Decodes tables. What is wrong is collected in `problems`."""
 
-    unavailable: Mapping[str, str | Mapping[object, str]]
     problems: list[Problem] = field(default_factory=list)
 
     def decode(self, table: Mapping[str, Any], kind: type[T]) -> T | None:
@@ -70,10 +68,7 @@ class Decoder:
         before = len(self.problems)
         for key, value in table.items():
             at = joined(path, key)
-            if why := self._not_yet(at, value):
-                by_value = isinstance(self.unavailable[at], Mapping)
-                self._problem(at, why, value if by_value else None)
-            elif key in known:
+            if key in known:
                 self._value(value, known[key].type, at)
             elif key != tag:
                 self._problem(at, _unknown(key, [*known, *([tag] if tag else [])]))
@@ -114,9 +109,8 @@ class Decoder:
             one_of = f"one of {one_of}" if len(names) > 1 else one_of
             if tag not in table:
                 return self._problem(at, f"is required; write {tag} = {one_of}")
-            why = self._not_yet(at, table[tag]) or f"there is no such type; write {one_of}"
             # The other keys belong to another type: nothing can be said about them.
-            return self._problem(at, why, table[tag])
+            return self._problem(at, f"there is no such type; write {one_of}", table[tag])
         self._struct(table, struct, path)
         return None
 
@@ -152,12 +146,6 @@ class Decoder:
             self._problem(joined(path, key), rest, table[key])
         else:
             self._problem(path, text)
-
-    def _not_yet(self, path: str, value: object) -> str | None:
-        entry = self.unavailable.get(path)
-        if isinstance(entry, Mapping):
-            return entry.get(value) if isinstance(value, str) else None
-        return entry
 
     def _problem(self, path: str, text: str, value: object = None) -> None:
         value_shown = "" if value is None or isinstance(value, Mapping) else shown(path, value)

@@ -24,9 +24,6 @@ from .conflicts import conflicts
 from .decode import Decoder, secrets
 from .settings import Config
 
-# What the configuration will have, by key or by value. An entry goes when its feature comes.
-NOT_YET: dict[str, str | dict[object, str]] = {}
-
 # Bytes that the process may need besides [limits] memory, and the least that this may be.
 BESIDES = 150 * 10**6
 LEAST_MEMORY = 16 * 1024**2
@@ -40,7 +37,7 @@ def load(path: Path) -> Config:
     Secrets and certificates are looked at too, so that a missing one is found now. Raises
     ConfigError that lists every problem.
     """
-    decoder = Decoder(NOT_YET)
+    decoder = Decoder()
     table = _with_memory(_table(path))
     config = decoder.decode(table, _kind_of(table))
     problems = decoder.problems

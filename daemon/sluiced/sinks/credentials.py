@@ -15,9 +15,10 @@ HIDDEN = 100
 
 
 class Credentials:
-    """The secrets among a sink's headers."""
+    """The secrets among a sink's headers. `key` is where they stand in the file, if not there."""
 
-    def __init__(self, headers: Mapping[str, str | Secret]) -> None:
+    def __init__(self, headers: Mapping[str, str | Secret], key: str = "") -> None:
+        self._key = key
         self._sources = {name: v for name, v in headers.items() if isinstance(v, Secret)}
         self._headers: dict[str, str] = {}
         self._hidden: list[str] = []
@@ -36,15 +37,16 @@ class Credentials:
         """Reads all of them. Raises ConfigError, and then keeps what was read before."""
         found = {}
         for header, source in self._sources.items():
+            key = self._key or f"sink.headers.{header}"
             try:
                 text = source.reveal()
             except ValueError as error:
                 raise ConfigError(
-                    f"sink.headers.{header}: {error}", "Put the secret there, or name its place."
+                    f"{key}: {error}", "Put the secret there, or name its place."
                 ) from None
             if not (text.isascii() and text.isprintable()):
                 raise ConfigError(
-                    f"sink.headers.{header}: the secret ({source}) is not printable ASCII",
+                    f"{key}: the secret ({source}) is not printable ASCII",
                     "Store it as the API gave it out, without invisible characters.",
                 )
             found[header] = text

@@ -53,7 +53,7 @@ class JobApi(ConfiguredJobSink):
         key = settings.api_key
         prefixed = key if key.prefix else msgspec.structs.replace(key, prefix=self.key_prefix)
         sources: dict[str, str | Secret] = {self.key_header: prefixed}
-        self._credentials = Credentials(sources)
+        self._credentials = Credentials(sources, "sink.api_key")
         self._session: aiohttp.ClientSession | None = None
         # When jobs were looked for in vain first, by their names.
         self.doubts: dict[str, float] = {}
