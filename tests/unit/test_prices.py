@@ -127,6 +127,12 @@ def test_a_body_that_makes_no_sense_counts_as_text(body: bytes) -> None:
     assert estimate.of(body, CHAT) == Usage("", 1, -(-len(body) // 4), 0, open=1)
 
 
+@pytest.mark.parametrize("most", [-1, 2**53, 10**400], ids=["less", "more", "much more"])
+def test_a_bound_that_no_answer_can_have_is_none(most: int) -> None:
+    found = of({"model": "m", "max_tokens": most, "messages": []})
+    assert (found.output, found.open) == (0, 1)
+
+
 def test_requests_are_added_up_by_model() -> None:
     bodies = [b'{"model":"%b","max_tokens":3,"input":"xx"}' % m for m in (b"a", b"b", b"a")]
     assert estimate.of_all(bodies, CHAT) == [Usage("a", 2, 2, 6), Usage("b", 1, 1, 3)]

@@ -14,7 +14,7 @@ from ..batch import Batch
 from ..outcome import DELIVERED, Again, Fate, Refused, TooLarge, Verdict
 from ..ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from .items import excerpt
-from .job_answers import Said
+from .job_answers import Said, an_object, count, read_line
 from .job_api import JobApi
 from .job_settings import AnthropicBatchSettings
 from .settings import Line
@@ -100,7 +100,7 @@ class AnthropicBatch(JobApi):
     def born(state: Mapping[str, Any]) -> float | None:
         try:
             return datetime.fromisoformat(state["created_at"]).timestamp()
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
 
     async def submit(self, batch: Batch, name: str) -> Submitted | Again | Refused | TooLarge:
@@ -114,6 +114,8 @@ class AnthropicBatch(JobApi):
         said = await self.ask("POST", PATH, upload=Upload("application/json", size, parts))
         if isinstance(said, Refused) and said.status == "413":
             return TooLarge("413", said.error, feedback=said.feedback)
+        if isinstance(said, Said) and not said.text(("id",)):
+            return Again("unknown", "the answer to a submission names no job")
         return Submitted(said.text(("id",)), said.feedback) if isinstance(said, Said) else said
 
     async def find(
@@ -132,7 +134,9 @@ class AnthropicBatch(JobApi):
         async for found in self.listed(PATH, "100", self.since(batch)):
             if isinstance(found, Again):
                 return found
-            total = sum((found.get("request_counts") or {}).values())
+            if not (counts := an_object(found.get("request_counts"))):
+                return Again("unknown", "a job in the list does not say how large it is")
+            total = sum(map(count, counts.values()))
             if found["id"] in known or total < len(batch) or (whole and total > len(batch)):
                 continue
             if found.get("processing_status") != "ended":
@@ -142,12 +146,12 @@ class AnthropicBatch(JobApi):
                 continue
             try:
                 async for line in self.lines(f"{PATH}/{found['id']}/results"):
-                    if _line(line).custom_id in wanted:
+                    if read_line(_line, line).custom_id in wanted:
                         self.doubts.pop(name, None)
                         return Submitted(found["id"], self.told)
                     if whole:
                         break  # all of its lines are of ours, or none
-            except (BrokenResultsError, msgspec.DecodeError) as error:
+            except BrokenResultsError as error:
                 return Again("connection", str(error))
         if at_work or self.too_early(name):
             return Undecided(at_work, self.told)
@@ -164,9 +168,9 @@ class AnthropicBatch(JobApi):
         said = await self.looked_at(job)
         if not isinstance(said, Said):
             return said
-        counts = said.document.get("request_counts") or {}
-        total = sum(counts.values())
-        done = total - counts.get("processing", 0)
+        counts = an_object(said.document.get("request_counts"))
+        total = sum(map(count, counts.values()))
+        done = total - count(counts.get("processing"))
         status = said.text(("processing_status",))
         cancelled = bool(said.text(("cancel_initiated_at",)))
         if status == "ended" and not said.text(("results_url",)):
@@ -189,10 +193,7 @@ class AnthropicBatch(JobApi):
             yield self._result(line)
 
     def _result(self, line: bytes) -> JobResult:
-        try:
-            found = _line(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise BrokenResultsError("a line of the results cannot be read") from None
+        found = read_line(_line, line)
         where, result = self.ids.where(found.custom_id), found.result
         if result.type == "succeeded":
             model, taken, given = _counted(result.message)
@@ -212,5 +213,5 @@ def _counted(body: msgspec.Raw) -> tuple[str, int, int]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return "", 0, 0
     usage = message.usage or _Usage()
-    cached = (usage.cache_creation_input_tokens or 0) + (usage.cache_read_input_tokens or 0)
-    return message.model, usage.input_tokens + cached, usage.output_tokens
+    cached = count(usage.cache_creation_input_tokens) + count(usage.cache_read_input_tokens)
+    return message.model, count(usage.input_tokens) + cached, count(usage.output_tokens)

@@ -45,7 +45,9 @@ class _Body(msgspec.Struct):
     def most(self) -> int | None:
         """Tokens of an answer."""
         found = self.max_completion_tokens or self.max_output_tokens or self.max_tokens
-        return None if found is None else found * max(1, self.n or 1)
+        if found is None or not 0 <= found * (self.n or 1) < 2**53:  # what is no count is no bound
+            return None
+        return found * max(1, self.n or 1)
 
 
 _body = msgspec.json.Decoder(_Body).decode

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from ..feedback import Feedback
 from ..identity import resolve
 from ..outcome import Fate, Verdict
+from ..ports import BrokenResultsError
 from .allowances import allowances
 from .response import retry_after
+
+T = TypeVar("T")
 
 # What is about the moment and not about the request: it goes again.
 LATER = (401, 402, 403, 408, 409, 425, 429)
@@ -61,6 +64,30 @@ class Said:
     def of_the_account(self) -> bool:
         codes = (self.text(("error", "code")), self.text(("error", "type")))
         return any(c in ACCOUNT for c in codes) or NO_CREDIT in self.text(("error", "message"))
+
+
+# What stands in the place of something else counts as nothing: an API may say anything.
+
+
+def an_object(found: object) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {}
+
+
+def objects(found: object) -> list[dict[str, Any]]:
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def count(found: object) -> int:
+    """More than a float holds exactly is no count either."""
+    return found if isinstance(found, int) and 0 <= found < 2**53 else 0
+
+
+def read_line(decode: Callable[[bytes], T], line: bytes) -> T:
+    """A line of results. Raises BrokenResultsError."""
+    try:
+        return decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BrokenResultsError("a line of the results cannot be read") from None
 
 
 def verdict_of(status: int, error: str) -> Verdict:

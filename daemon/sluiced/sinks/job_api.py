@@ -24,7 +24,7 @@ from . import estimate
 from .connector import session
 from .credentials import Credentials
 from .items import excerpt
-from .job_answers import LATER, Said
+from .job_answers import LATER, Said, objects
 from .job_settings import ProviderSettings
 from .job_sink import ConfiguredJobSink
 from .prompt import Prompt
@@ -134,8 +134,7 @@ class JobApi(ConfiguredJobSink):
         try:
             with patience.scope:
                 async with self._request(method, path, query, upload, patience) as response:
-                    answer = await response.content.read(LARGEST_ANSWER)
-                    said = Said(response.status, response.headers, answer)
+                    said = Said(response.status, response.headers, await _read(response))
             if said is None:
                 status, outcome = "timeout", Again("timeout", self._too_slow(patience))
             else:
@@ -220,6 +219,7 @@ class JobApi(ConfiguredJobSink):
     ) -> AsyncIterator[dict[str, Any] | Again]:
         """From the newest on, back to `since`. What is said of limits meanwhile is in `told`."""
         after: dict[str, str] = {}
+        ends = set()  # of pages: an API that does not know `after` begins over and over again
         while True:
             said = await self.ask("GET", path, query={"limit": limit, **query, **after})
             if isinstance(said, Refused):
@@ -228,7 +228,13 @@ class JobApi(ConfiguredJobSink):
                 yield said
                 return
             self.told = said.feedback
-            page = said.document.get("data") or []
+            page = objects(said.document.get("data"))
+            if page != said.document.get("data") or not all(_has_id(each) for each in page):
+                yield Again("unknown", f"what the API answered for {path} is no list of its own")
+                return
+            if page and page[-1]["id"] in ends:
+                yield Again("unknown", f"the API lists {path} over again, and not what comes next")
+                return
             for found in page:
                 if (self.born(found) or since) < since:
                     return
@@ -236,6 +242,7 @@ class JobApi(ConfiguredJobSink):
             if not page or not said.document.get("has_more"):
                 return
             after = {self.after: page[-1]["id"]}
+            ends.add(page[-1]["id"])
 
     @staticmethod
     def born(state: Mapping[str, Any]) -> float | None:
@@ -249,7 +256,7 @@ class JobApi(ConfiguredJobSink):
         try:
             async with self._request("GET", path) as response:
                 if response.status != 200:
-                    said = Said(response.status, {}, await response.content.read(LARGEST_ANSWER))
+                    said = Said(response.status, {}, await _read(response))
                     judged = self._judged(said)
                     why = judged.error if isinstance(judged, Again | Refused) else "no results"
                     raise BrokenResultsError(f"results cannot be had: {why}")
@@ -280,3 +287,17 @@ class JobApi(ConfiguredJobSink):
         """When a job of these records was made, at the earliest; in seconds since 1970."""
         newest = max(record.timestamp for record in batch.records) / 1000
         return newest - SKEW if newest <= time.time() else 0.0
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body to its end; of one that is too large, enough to be unreadable."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > LARGEST_ANSWER:
+            break
+    return bytes(body)
+
+
+def _has_id(found: Mapping[str, Any]) -> bool:
+    return isinstance(found.get("id"), str) and found["id"] != ""

@@ -13,7 +13,7 @@ from ..batch import Batch
 from ..outcome import DELIVERED, Again, Fate, Refused, RetryReason, TooLarge, Verdict
 from ..ports import BrokenResultsError, JobResult, Progress, Submitted, Undecided
 from .items import excerpt
-from .job_answers import ACCOUNT, Said, verdict_of
+from .job_answers import ACCOUNT, Said, an_object, count, objects, read_line, verdict_of
 from .job_api import JobApi
 from .job_settings import OpenAIBatchSettings
 from .openai_lines import LineError, counted, message_of, on_one_line, request_line, result_line
@@ -78,7 +78,9 @@ class OpenAIBatch(JobApi):
                 return TooLarge("413", uploaded.error, feedback=uploaded.feedback)
             if not isinstance(uploaded, Said):
                 return uploaded
-            self._uploaded[name] = uploaded.text(("id",))
+            if not (made_of := uploaded.text(("id",))):
+                return Again("status", "the answer to an upload names no file")
+            self._uploaded[name] = made_of
         file = self._uploaded[name]
         found = await self._named_job(name, self.since(batch))
         if isinstance(found, Submitted):
@@ -99,6 +101,8 @@ class OpenAIBatch(JobApi):
         )
         if isinstance(made, Again) and not made.doubtful:
             return made
+        if isinstance(made, Said) and not made.text(("id",)):
+            made = Again("unknown", "the answer to a submission names no job")
         if isinstance(made, Said):
             job = made.text(("id",))
             self._validating[job] = name
@@ -138,7 +142,7 @@ class OpenAIBatch(JobApi):
         async for found in self.listed("/batches", "100", since):
             if isinstance(found, Again):
                 return found
-            mine = (found.get("metadata") or {}).get(NAME) == name
+            mine = an_object(found.get("metadata")).get(NAME) == name
             if mine and found["id"] not in known and found.get("status") != "failed":
                 self.doubts.pop(name, None)
                 return Submitted(found["id"], self.told)
@@ -152,7 +156,7 @@ class OpenAIBatch(JobApi):
     @staticmethod
     def born(state: Mapping[str, Any]) -> float | None:
         found = state.get("created_at")
-        return found if isinstance(found, int | float) else None
+        return found if isinstance(found, int | float) and 0 <= found < 2**53 else None
 
     # --- looking after them ---------------------------------------------------------------------
 
@@ -161,8 +165,9 @@ class OpenAIBatch(JobApi):
         said = await self.looked_at(job)
         if not isinstance(said, Said):
             return said
-        status, counts = said.text(("status",)), said.document.get("request_counts") or {}
-        done, total = counts.get("completed", 0) + counts.get("failed", 0), counts.get("total", 0)
+        status, counts = said.text(("status",)), an_object(said.document.get("request_counts"))
+        done = count(counts.get("completed")) + count(counts.get("failed"))
+        total = count(counts.get("total"))
         cancelled = status in ("cancelling", "cancelled")
         if status not in ("validating", "failed"):
             self._uploaded.pop(self._validating.pop(job, ""), None)
@@ -179,10 +184,10 @@ class OpenAIBatch(JobApi):
         if status != "failed":
             error = f"the job has a state that is not known here: {status[:40]}"
             return Again("unknown", error, feedback=said.feedback)
-        errors = (said.document.get("errors") or {}).get("data") or [{}]
+        errors = objects(an_object(said.document.get("errors")).get("data")) or [{}]
         found = Progress(
             "failed",
-            named=any(error.get("line") for error in errors),
+            named=any(count(error.get("line")) for error in errors),
             queue_full=any(error.get("code") in LATER_ON for error in errors),
             status=str(errors[0].get("code") or "failed"),
             error=self._excerpt(errors[0].get("message") or "the job has failed"),
@@ -201,7 +206,7 @@ class OpenAIBatch(JobApi):
         if not isinstance(said, Said):
             raise BrokenResultsError(f"the job cannot be looked at: {said.error}")
         if said.text(("status",)) == "failed":
-            async for named in self._named(said.document):
+            async for named in self._named(said):
                 yield named
             return
         for kind in ("output_file_id", "error_file_id"):
@@ -214,25 +219,21 @@ class OpenAIBatch(JobApi):
         line = (said.document.get("error") or {}).get("line")
         return (line - 1,) if isinstance(line, int) and line > 0 else ()
 
-    async def _named(self, state: dict[str, Any]) -> AsyncIterator[JobResult]:
+    async def _named(self, said: Said) -> AsyncIterator[JobResult]:
         errors = {
-            error["line"]: error
-            for error in (state.get("errors") or {}).get("data") or ()
-            if error.get("line")
+            count(error.get("line")): error
+            for error in objects(an_object(said.document.get("errors")).get("data"))
         }
         number = 0
-        async for line in self.lines(f"/files/{state['input_file_id']}/content"):
+        async for line in self.lines(f"/files/{said.text(('input_file_id',))}/content"):
             number += 1
             if (error := errors.get(number)) is not None:
                 text = self._excerpt(error.get("message") or "")
                 verdict = Verdict(Fate.REJECTED, str(error.get("code") or "failed"), text)
-                yield JobResult(self.ids.where(request_line(line).custom_id), verdict)
+                yield JobResult(self.ids.where(read_line(request_line, line).custom_id), verdict)
 
     def _result(self, line: bytes) -> JobResult:
-        try:
-            found = result_line(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise BrokenResultsError("a line of the results cannot be read") from None
+        found = read_line(result_line, line)
         where = self.ids.where(found.custom_id)
         response = found.response
         if response is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from .job_answers import count
+
 
 class _Usage(msgspec.Struct):
     """Chat completions and embeddings say prompt and completion, the others input and output."""
@@ -57,7 +59,8 @@ def counted(body: msgspec.Raw) -> tuple[str, int, int]:
         return "", 0, 0
     usage = answer.usage or _Usage()
     taken = usage.prompt_tokens or usage.input_tokens
-    return answer.model, taken, usage.completion_tokens or usage.output_tokens
+    given = usage.completion_tokens or usage.output_tokens
+    return answer.model, count(taken), count(given)
 
 
 def message_of(body: msgspec.Raw) -> str:
