@@ -27,7 +27,7 @@ from sluiced.outcome import DELIVERED, Again, Answered, Outcome, Refused, TooLar
 from sluiced.ports import Mark
 from sluiced.record import TopicPartition
 from sluiced.sinks.postgres import checkpoint
-from sluiced.sinks.postgres.answers import TROUBLE
+from sluiced.sinks.postgres.answers import TROUBLE, outcome_of
 from sluiced.sinks.postgres.settings import PostgresSettings
 from sluiced.sinks.postgres.sink import PostgresSink
 from sluiced.sinks.settings import ConfiguredSink, Line, SinkSettings
@@ -291,6 +291,7 @@ async def test_a_preview_is_the_statement_without_a_connection() -> None:
         (b'{"big":-1}', "23514", "violates check constraint"),
         (b'{"late":"taken"}', "23505", "late"),
         (b'{"trigger":"hunter2"}', "P0001", "no such thing"),
+        (b"""{"search":"'hunter2"}""", "42601", 'syntax error in tsvector: "***"'),
     ],
 )
 async def test_a_row_that_the_database_refuses_tells_its_status_and_no_value(
@@ -301,7 +302,7 @@ async def test_a_row_that_the_database_refuses_tells_its_status_and_no_value(
         "CREATE TABLE others (id text PRIMARY KEY);"
         "CREATE TABLE pages (n integer, short varchar(3), domain short, char char(3), at timestamp,"
         "mood mood, text text, doc jsonb, tags text[], needed text NOT NULL, unique_ text UNIQUE,"
-        "other text REFERENCES others, big integer CHECK (big > 0), trigger text,"
+        "other text REFERENCES others, big integer CHECK (big > 0), trigger text, search tsvector,"
         "late text UNIQUE DEFERRABLE INITIALLY DEFERRED);"
         "CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "IF NEW.trigger IS NOT NULL THEN RAISE EXCEPTION 'no such thing'; END IF; "
@@ -310,7 +311,7 @@ async def test_a_row_that_the_database_refuses_tells_its_status_and_no_value(
         "INSERT INTO pages (needed, unique_, late) VALUES ('x', 'taken', 'taken')"
     )
     names = ["n", "short", "domain", "char", "at", "mood", "text", "doc", "tags", "needed"]
-    columns = {name: f"/{name}" for name in [*names, "other", "big", "trigger", "late"]}
+    columns = {name: f"/{name}" for name in [*names, "other", "big", "trigger", "late", "search"]}
     sink = await database.sink(columns=columns | {"unique_": "/unique"})
     value = value if b"needed" in value else value.replace(b"{", b'{"needed":"x",', 1)
     outcome = await sink.send(batch(value))
@@ -322,6 +323,30 @@ async def test_a_row_that_the_database_refuses_tells_its_status_and_no_value(
     assert await database.value("SELECT count(*) FROM pages") == 1
     assert await database.checkpoint() == {0: (None, "")}
     assert delivered(await sink.send(batch(b'{"needed":"x"}'))), "the connection is sound"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "\u00bbhunter2\u00ab",
+        "\u00ab hunter2 \u00bb",
+        "\u201ehunter2\u201c",
+        "\u201dhunter2\u201d",
+    ],
+    ids=["German", "French", "Czech", "Finnish"],
+)
+def test_no_value_is_shown_in_whatever_language_the_database_speaks(said: str) -> None:
+    error = asyncpg.PostgresError.new(
+        {"C": "22P02", "M": f"Eingabe ung\u00fcltig: {said}", "S": "ERROR"}
+    )
+    outcome = outcome_of(error, "db")
+    assert outcome == Refused("22P02", 'Eingabe ung\u00fcltig: "***"')
+
+
+async def test_a_timeout_of_a_month_is_no_fault_of_the_rows(database: Database) -> None:
+    await database.run(PAGES)
+    sink = await database.sink(timeout=Duration(30 * 86400))
+    assert delivered(await sink.send(pages(0)))
 
 
 async def test_a_key_that_is_no_text_is_refused_unless_the_column_takes_bytes(

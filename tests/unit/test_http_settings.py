@@ -68,6 +68,8 @@ def test_a_url_may_hold_placeholders_in_path_and_query(url: str) -> None:
         ("https://api.example.com/100%", "percent-encode"),
         ("https://api.example.com/$key", "$batch_id"),
         ("https://api.example.com/?a=$", "dollar"),
+        ("https://api..example.com/", "host"),
+        (f"https://{'x' * 64}.example.com/", "host"),
         ("https://api.example.com/?api_key=hunter2", "secret"),
         ("https://api.example.com/?access_token=hunter2", "secret"),
     ],

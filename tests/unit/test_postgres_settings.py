@@ -14,6 +14,8 @@ from sluiced.sinks.settings import Line
 from sluiced.units import Secret
 from sluiced.window import WindowSettings
 
+pytestmark = pytest.mark.anyio
+
 SHORTEST: dict[str, Any] = {
     "dsn": "postgresql://127.0.0.1/cms",
     "table": "pages",
@@ -37,6 +39,9 @@ def problems(line: Line | None = None, **changes: Any) -> list[Problem]:
         ({"dsn": "postgresql://me:hunter2@127.0.0.1/cms"}, "dsn holds a password"),
         ({"dsn": "postgresql://127.0.0.1/cms?password=hunter2"}, "dsn holds a password"),
         ({"dsn": "postgresql://me:hunter2@127.0.0.1:x/cms"}, "its host or port cannot be read"),
+        ({"dsn": "postgresql://me@db..example.com/cms"}, "its host or port cannot be read"),
+        ({"dsn": "postgresql://me@127.0.0.1:99999/cms"}, "its host or port cannot be read"),
+        ({"dsn": "postgresql://me:12/hunter2@127.0.0.1/cms"}, "its host or port cannot be read"),
         ({"table": ""}, "table must be a name"),
         ({"table": "a.b.c"}, "table must be a name"),
         ({"table": '"pages"'}, "without quotes"),
@@ -71,6 +76,50 @@ def test_what_cannot_work_is_refused_and_no_secret_shown(
 )
 def test_the_summary_says_where_it_goes(dsn: Any, shown: str) -> None:
     assert settings(dsn=dsn).summary == f"inserts into pages at {shown}"
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://me:hun/ter2@db.example.com/cms",
+        "postgresql://me:12/ter2@db.example.com/cms",
+        "postgresql://me:hun#ter2@db.example.com/cms",
+        "postgresql://me:hun?ter2@db.example.com/cms",
+        "postgresql://me:12?ter2@db.example.com/cms",
+        "postgresql://me:hun[ter2@db.example.com/cms",
+        "postgresql://me:hunter2@db..example.com/cms",
+        "postgresql://me:hunter2@db.example.com:99999/cms",
+        "postgresql://me:hunter2@/cms?host=db..example.com",
+        "postgresql://me:hunter2@/cms?host=db.example.com&port=x",
+    ],
+)
+async def test_an_address_that_cannot_be_read_is_refused_and_nothing_of_it_is_shown(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGES_DSN", dsn)
+    sink = settings(dsn=Secret(env="PAGES_DSN")).build(Line("pages"))
+    with pytest.raises(ConfigError, match="is no address of a database") as caught:
+        await sink.open()
+    assert "ter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://me:hunter%2F2@db.example.com/cms",
+        "postgresql://me:h@nter2@[::1]:5432/cms",
+        "postgresql://me@one.example.com:5432,two.example.com:5433/cms",
+        f"postgresql://me@%2Ftmp%2F{'x' * 90}/cms",
+        "postgresql:///cms?host=/run/postgresql&port=5433&user=me@server",
+    ],
+)
+async def test_any_address_that_can_be_read_is_taken(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGES_DSN", dsn)
+    sink = settings(dsn=Secret(env="PAGES_DSN")).build(Line("pages"))
+    await sink.open()
+    await sink.close()
 
 
 def test_work_is_known_by_its_transaction() -> None:

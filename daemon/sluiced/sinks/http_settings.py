@@ -191,6 +191,15 @@ def in_the_clear(url: str) -> bool:
     return parts.scheme == "http" and not loopback
 
 
+def names_a_host(host: str) -> bool:
+    """Whether it can be looked up at all: no part of it may be empty or of more than 63 letters."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
@@ -211,6 +220,8 @@ def _check_url(url: str, key: str, known: tuple[str, ...]) -> None:
         raise ValueError(
             f'{key} must start with http:// or https:// and a host, "https://host/bulk"'
         )
+    if not names_a_host(host):
+        raise ValueError(f"{key}: a part of its host is empty or too long; correct it")
     if "@" in parts.netloc:
         raise ValueError(
             f"{key} must not hold a user or a password; "

@@ -15,7 +15,7 @@ from ..ports import SILENCE, JobSink, OnCancel
 from ..prices import Usage
 from ..units import Duration, Secret, Size
 from . import estimate
-from .http_settings import in_the_clear
+from .http_settings import in_the_clear, names_a_host
 from .prompt import Prompt
 from .settings import ConfiguredSink, Line, SinkSettings
 from .uploads import SLOWEST
@@ -111,6 +111,8 @@ class ProviderSettings(JobSettings, frozen=True, kw_only=True):
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise ValueError('base_url must look like "https://host/path", without a user')
+        if not names_a_host(parts.hostname):
+            raise ValueError("base_url: a part of its host is empty or too long; correct it")
         if parts.query or parts.fragment:
             raise ValueError("base_url takes no query and no fragment")
         if self.connect_timeout <= 0:

@@ -23,8 +23,12 @@ _OUTAGE = ("28", "3D", "3F", "42", "53")
 _CANCELED = "57014"  # by statement_timeout, which is ours
 _LOST = ("08", "57")  # connections, and servers that shut down
 
-# The only values that a message itself repeats stand between double quotes.
-_VALUE = re.compile(r'".*"', re.DOTALL)
+# What a type says of a text that is no tsvector, ltree or jsonpath. Of a statement it would mean
+# that it is wrong itself, but ours is always the same.
+_NO_SYNTAX = "42601"
+
+# The only values that a message itself repeats stand between double quotes, of whatever language.
+_VALUE = re.compile(r'["\u00ab\u00bb\u201c-\u201e].*["\u00ab\u00bb\u201c-\u201e]', re.DOTALL)
 
 # What an attempt may raise that is about the database, the connection or the rows. A connection
 # that ends at a bad moment is an internal error of asyncpg's.
@@ -40,13 +44,15 @@ class UndoError(Exception):
 def undoable(error: BaseException) -> bool:
     """Whether a rollback makes the connection as good as before."""
     if isinstance(error, asyncpg.PostgresError):
-        return _class(error) in _ABOUT_ROWS
+        return _about_rows(error)
     return isinstance(error, UndoError)
 
 
 def outdated(error: BaseException) -> bool:
     """Whether the table may be another one than when its columns were looked up."""
-    return isinstance(error, asyncpg.PostgresError) and _class(error) in ("0A", "42")
+    if not isinstance(error, asyncpg.PostgresError) or _about_rows(error):
+        return False
+    return _class(error) in ("0A", "42")
 
 
 def outcome_of(error: Exception, where: str) -> Outcome:
@@ -77,7 +83,12 @@ def reason(error: Exception) -> str:
 def message(error: asyncpg.PostgresError) -> str:
     """The database's own message without the values of a row."""
     text = str(getattr(error, "message", None) or type(error).__name__)
-    return _VALUE.sub('"***"', text) if _class(error) == "22" else text
+    may_repeat = _class(error) == "22" or error.sqlstate == _NO_SYNTAX
+    return _VALUE.sub('"***"', text) if may_repeat else text
+
+
+def _about_rows(error: asyncpg.PostgresError) -> bool:
+    return _class(error) in _ABOUT_ROWS or error.sqlstate == _NO_SYNTAX
 
 
 def _class(error: asyncpg.PostgresError) -> str:
@@ -86,7 +97,7 @@ def _class(error: asyncpg.PostgresError) -> str:
 
 def _answer(error: asyncpg.PostgresError) -> Outcome:
     status, kind, text = str(error.sqlstate or ""), _class(error), message(error)
-    if kind in _ABOUT_ROWS:
+    if _about_rows(error):
         return Refused(status, text)
     if status == _CANCELED:
         return Again("timeout", text, status)

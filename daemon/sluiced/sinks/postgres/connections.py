@@ -13,7 +13,7 @@ from ... import __version__
 from ...errors import ConfigError
 from ...units import Secret
 from .answers import undoable
-from .settings import place
+from .settings import check_address, place
 
 CLOSE_TIMEOUT = 2.0  # seconds; a connection that is not closed by then is dropped
 
@@ -38,11 +38,14 @@ class Connections:
             raise ConfigError(
                 f"sink.dsn: {error}", "Put the secret there, or name its place."
             ) from None
-        if not dsn.startswith(("postgresql://", "postgres://")):
+        try:
+            check_address(dsn)
+        except ValueError:
             raise ConfigError(
                 f"sink.dsn: the secret ({self._source}) is no address of a database",
-                'It must look like "postgresql://user:password@host:5432/database".',
-            )
+                'It must look like "postgresql://user:password@host:5432/database", and what is no '
+                "letter or digit in a password be percent-encoded.",
+            ) from None
         self._dsn = dsn
 
     @property

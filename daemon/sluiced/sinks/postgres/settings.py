@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from ...errors import ConfigError, Problem
 from ...identity import tokens_of
 from ...units import Secret
+from ..http_settings import names_a_host
 from ..settings import ConfiguredSink, Line, SinkSettings
 from ..template import HEADER, Template
 
@@ -18,6 +19,7 @@ SOURCES = ("value", "key", "id", "topic", "partition", "offset", "timestamp", HE
 
 LONGEST_NAME = 63  # bytes; PostgreSQL cuts off the rest without a word
 
+_SCHEMES = ("postgresql", "postgres")
 _VERIFIED = ("verify-ca", "verify-full")
 
 
@@ -138,14 +140,34 @@ def _is_local(host: str) -> bool:
         return False
 
 
+def check_address(dsn: str) -> None:
+    """Raises ValueError where it cannot be read, and then a part that would be shown, or that a
+    library would name in an error, may be of the password."""
+    parts = urlsplit(dsn)
+    query = parse_qs(parts.query, strict_parsing=bool(parts.query))
+    if parts.scheme not in _SCHEMES or parts.fragment or "@" in parts.path:
+        raise ValueError
+    places = [urlsplit(f"//{each}") for each in parts.netloc.rpartition("@")[2].split(",")]
+    ports = [each.port for each in places]
+    ports += [int(port) for port in query.get("port", [""])[0].split(",") if port]
+    if any(port is not None and not 0 <= port < 65536 for port in ports):
+        raise ValueError
+    hosts = [unquote(each.hostname or "") for each in places]
+    hosts += query.get("host", [""])[0].split(",")
+    if not all(host.startswith("/") or names_a_host(host) for host in hosts):
+        raise ValueError
+
+
 def _check_dsn(dsn: str) -> None:
     """Its text is never repeated: a part of it may be what should not be seen."""
     try:
         parts = urlsplit(dsn)
-        _, password = parts.port, parts.password
+        password = parts.password
+        if parts.scheme in _SCHEMES:
+            check_address(dsn)
     except ValueError:
         raise ValueError("dsn: its host or port cannot be read; correct it") from None
-    if parts.scheme not in ("postgresql", "postgres"):
+    if parts.scheme not in _SCHEMES:
         raise ValueError('dsn must look like "postgresql://user@host:5432/database"')
     if password is not None or "password" in parse_qs(parts.query):
         raise ValueError(

@@ -36,6 +36,8 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL statement_timeout = {ms};
 SET LOCAL idle_in_transaction_session_timeout = {ms}"""
 
+_LONGEST_MS = 2**31 - 1  # that the database takes for a timeout
+
 # The status of an encoding that the database would refuse.
 _UNFIT = "22021"
 
@@ -64,7 +66,8 @@ class PostgresSink:
         self._line = line
         self._checkpoint = kept or Checkpoint(line.name, line.group)
         self._connections = Connections(settings.dsn, settings.timeout)
-        self._begin = _BEGIN.format(ms=max(1, int(settings.timeout * 1000)))
+        ms = min(max(1, int(settings.timeout * 1000)), _LONGEST_MS)
+        self._begin = _BEGIN.format(ms=ms)
         self._rows: Rows | None = None  # known once a connection has been there
         self._table = ""  # of the checkpoint, likewise
 
