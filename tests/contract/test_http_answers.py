@@ -68,6 +68,16 @@ def unknown(outcome: Outcome) -> str:
     return outcome.error
 
 
+@pytest.mark.parametrize("response", [{"error": "/error"}, STATUS])
+def test_an_explanation_that_is_no_text_is_no_bug(response: dict[str, Any]) -> None:
+    said = b'{"responses":[{"status":400,"error":{"why":"\xff"}}],"error":{"why":"\xff"}}'
+    settings = http_settings(response=response)
+    reader = ResponseReader(settings, identity(COORDINATES), lambda text: text, lambda: NOW)
+    outcome = reader.outcome(batch_of(1), Answer(400, {}, NOTHING + said))
+    assert isinstance(outcome, Answered if response is STATUS else Refused)
+    assert "why" in str(outcome)
+
+
 # The HTTP status answers for all
 
 

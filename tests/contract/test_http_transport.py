@@ -273,6 +273,19 @@ async def test_a_secret_is_taken_out_of_json_too(monkeypatch: pytest.MonkeyPatch
     assert '"X-Token":"***"' in outcome.error
 
 
+@pytest.mark.parametrize("written", ["s3/cr3t", "s3\\/cr3t"], ids=["plain", "as PHP does"])
+async def test_a_secret_is_taken_out_however_its_slashes_are_written(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_TOKEN", "s3/cr3t")
+    error = f'{{"X-Token":"{written}"}} is no good'
+    headers = {"X-Token": {"env": "API_TOKEN"}}
+    async with api(answering(422, {"error": error})) as server:
+        outcome = await sent(server.url, headers=headers, response={"error": "/error"})
+    assert isinstance(outcome, Refused)
+    assert '"X-Token":"***"' in outcome.error
+
+
 def test_a_secret_that_begins_like_another_is_taken_out_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

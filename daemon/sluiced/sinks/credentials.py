@@ -76,6 +76,7 @@ class Credentials:
         return text
 
     def _forms(self, header: str, hidden: str) -> tuple[str, ...]:
-        """As it is, and as it stands in JSON."""
+        """As it is, and as it stands in JSON, where some write a slash as "\\/"."""
         bare = hidden.removeprefix(self._sources[header].prefix)
-        return bare, msgspec.json.encode(bare).decode()[1:-1]
+        in_json = msgspec.json.encode(bare).decode()[1:-1]
+        return bare, in_json, in_json.replace("/", r"\/")

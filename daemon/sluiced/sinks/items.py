@@ -37,7 +37,8 @@ _encode = msgspec.json.Encoder().encode
 
 def excerpt(value: Any, scrub: Scrub) -> str:
     """An API's explanation, of whatever JSON type, as one line that may be shown."""
-    text = (value if isinstance(value, str) else _encode(value).decode()).lstrip()
+    # What stands unopened in an object may be no text.
+    text = (value if isinstance(value, str) else _encode(value).decode(errors="replace")).lstrip()
     # Scrubbed before it is cut, so that no half of a secret is left at the end.
     clean = scrub(text[:_LOOKED_AT])
     if len(text) > _LOOKED_AT:
