@@ -119,6 +119,29 @@ async def test_a_disk_that_hangs_is_given_up_and_may_still_finish(
         os.close(descriptor)
 
 
+async def test_of_a_disk_that_hangs_for_long_no_more_and_more_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, begun = os.pipe(), []
+
+    def hang(descriptor: int) -> None:
+        begun.append(descriptor)
+        os.read(hanging[0], 1)
+
+    monkeypatch.setattr(os, "fsync", hang)
+    async with opened(tmp_path, timeout="50ms") as sink:
+        for _ in range(20):
+            outcome = await sink.send(BATCH)
+            assert isinstance(outcome, Again)
+            assert outcome.reason == "timeout"
+        assert len(begun) <= 2, "each of them holds a thread and a body"
+        monkeypatch.setattr(os, "fsync", lambda _: None)
+        os.write(hanging[1], b"x" * 20)
+        await _until(lambda: len(list(tmp_path.iterdir())) == 1)
+    for descriptor in hanging:
+        os.close(descriptor)
+
+
 async def _until(is_so: Callable[[], bool]) -> None:
     with anyio.fail_after(60):
         while not is_so():

@@ -22,6 +22,9 @@ from .encoding import Compression, compress
 from .http_settings import BodySettings
 from .settings import Line, SinkSettings
 
+# Threads that may hang over one file: each holds what it writes.
+MOST_BEGUN = 2
+
 _SUFFIX = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 
 
@@ -74,6 +77,7 @@ class FileSink:
         self._line = line
         self._body = BodyEncoder(settings.body(), line.identify, line.record.format)
         self._directory = Path(settings.directory)
+        self._begun: list[Path] = []  # by threads that have not come to an end
 
     def successor(self, settings: FileSettings) -> FileSink:
         return FileSink(settings, self._line)
@@ -128,9 +132,10 @@ class FileSink:
         if len(body) > settings.max_bytes:
             error = f"the file has {len(body)} bytes, and sink.max_bytes is {settings.max_bytes}"
             return TooLarge(error=error, sent=False)
-        outcome, status, seconds = await self._written(
-            partial(self._write, self._path(batch), body)
-        )
+        path = self._path(batch)
+        if self._begun.count(path) >= MOST_BEGUN:
+            return Again("timeout", f"what was written to {self._directory} before still hangs")
+        outcome, status, seconds = await self._written(partial(self._write, path, body))
         self._line.requests(status, seconds)
         return outcome or Answered([DELIVERED] * len(batch))
 
@@ -153,6 +158,13 @@ class FileSink:
 
     def _write(self, path: Path, body: bytes) -> None:
         """On disk when it returns, under its name. Two threads may write the same file."""
+        self._begun.append(path)
+        try:
+            self._put(path, body)
+        finally:
+            self._begun.remove(path)
+
+    def _put(self, path: Path, body: bytes) -> None:
         body = compress(body, self._settings.compression)
         beside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
         try:
