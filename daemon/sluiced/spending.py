@@ -81,12 +81,13 @@ class Spending:
         return said(usages, total(self._prices, usages))
 
     def _unpriced(self, model: str) -> None:
+        model = model[:80]  # a record may call it anything
         if not self._prices or model in self._without or len(self._without) >= REMEMBERED:
             return
         self._without.add(model)
         log.warning(
             "model_without_price",
-            model=model[:80],
+            model=model,
             hint="Its tokens are counted, and its cost is not. Add it to [prices].",
         )
 

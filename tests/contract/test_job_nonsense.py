@@ -16,6 +16,7 @@ from contract.test_job_sinks import NAME, TOPIC, batch_of
 from sluiced.outcome import Again
 from sluiced.ports import BrokenResultsError, Progress, Submitted, Undecided
 from sluiced.sinks.anthropic_batch import AnthropicBatch
+from sluiced.sinks.items import LONGEST_TEXT
 from sluiced.sinks.job_settings import AnthropicBatchSettings, OpenAIBatchSettings
 from sluiced.sinks.openai_batch import OpenAIBatch
 from sluiced.sinks.settings import Line
@@ -194,3 +195,30 @@ async def test_a_number_of_tokens_that_can_be_none_is_not_counted(kind: str, cou
     async with opened(kind, respond) as sink:
         [found] = await results_of(sink)
     assert (found.input_tokens, found.output_tokens) == (0, 7)
+
+
+LONG = "x" * 10**6 + " sk-secret"
+
+
+async def test_a_word_for_what_went_wrong_is_as_short_as_an_explanation(kind: str) -> None:
+    error = {"code": LONG, "message": "no", "line": 1}
+    failed = {"custom_id": "x", "error": error}
+    if kind == "anthropic":
+        said = {"type": "errored", "error": {"error": {"type": LONG}}}
+        failed = {"custom_id": "x", "result": said}
+    document = job(output_file_id="f")
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if request.path.endswith(("/content", "/results")):
+            return web.Response(body=msgspec.json.encode(failed))
+        return web.Response(body=msgspec.json.encode(document))
+
+    async with opened(kind, respond) as sink:
+        [found] = await results_of(sink)
+        assert len(found.verdict.status) <= LONGEST_TEXT
+        document = job(status="failed", processing_status=LONG, errors={"data": [error]})
+        progress = await sink.poll("b")
+        assert len(progress.status) <= LONGEST_TEXT
+        if kind == "openai":
+            [named] = await results_of(sink)
+            assert len(named.verdict.status) <= LONGEST_TEXT

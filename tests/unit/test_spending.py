@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -222,6 +223,19 @@ def test_a_model_without_a_price_is_told_of_once() -> None:
     assert logs[0]["event"] == "model_without_price"
     assert logs[0]["model"] == "x" * 80
     assert len(logs) == REMEMBERED
+
+
+def test_the_name_that_a_record_gives_its_model_is_not_kept_however_long() -> None:
+    spending = Till().spending
+    tracemalloc.start()
+    try:
+        with structlog.testing.capture_logs():
+            for n in range(REMEMBERED):
+                spending.expected([Usage(f"{n}" + "x" * 10**6, 1, 5, 6)])
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert now < 10**6
 
 
 def test_without_a_table_of_prices_tokens_are_counted_and_nothing_is_said_of_money() -> None:

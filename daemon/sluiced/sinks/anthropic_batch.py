@@ -181,7 +181,7 @@ class AnthropicBatch(JobApi):
             "ended" if status == "ended" else "working",
             done,
             total,
-            status=status,
+            status=excerpt(status, self._credentials.scrub),
             cancelled=cancelled,
             created=self.born(said.document),
             feedback=said.feedback,
@@ -199,11 +199,12 @@ class AnthropicBatch(JobApi):
             model, taken, given = _counted(result.message)
             return JobResult(where, DELIVERED, bytes(result.message), model, taken, given)
         if result.type != "errored" or result.error is None:  # canceled, expired
-            return JobResult(where, Verdict(Fate.RETRY, result.type, f"it was {result.type}"))
+            what = excerpt(result.type, self._credentials.scrub)
+            return JobResult(where, Verdict(Fate.RETRY, what, f"it was {what}"))
         detail = result.error.error
         fate = Fate.RETRY if detail.type in LATER else Fate.REJECTED
-        text = excerpt(detail.message, self._credentials.scrub)
-        return JobResult(where, Verdict(fate, detail.type, text))
+        kind, text = (excerpt(t, self._credentials.scrub) for t in (detail.type, detail.message))
+        return JobResult(where, Verdict(fate, kind, text))
 
 
 def _counted(body: msgspec.Raw) -> tuple[str, int, int]:

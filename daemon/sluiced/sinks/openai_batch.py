@@ -189,7 +189,7 @@ class OpenAIBatch(JobApi):
             "failed",
             named=any(count(error.get("line")) for error in errors),
             queue_full=any(error.get("code") in LATER_ON for error in errors),
-            status=str(errors[0].get("code") or "failed"),
+            status=self._excerpt(errors[0].get("code") or "failed"),
             error=self._excerpt(errors[0].get("message") or "the job has failed"),
             feedback=said.feedback,
         )
@@ -229,7 +229,7 @@ class OpenAIBatch(JobApi):
             number += 1
             if (error := errors.get(number)) is not None:
                 text = self._excerpt(error.get("message") or "")
-                verdict = Verdict(Fate.REJECTED, str(error.get("code") or "failed"), text)
+                verdict = Verdict(Fate.REJECTED, self._excerpt(error.get("code") or "failed"), text)
                 yield JobResult(self.ids.where(read_line(request_line, line).custom_id), verdict)
 
     def _result(self, line: bytes) -> JobResult:
@@ -238,17 +238,15 @@ class OpenAIBatch(JobApi):
         response = found.response
         if response is None:
             error = found.error or LineError()
-            verdict = Verdict(
-                Fate.RETRY, error.code or "failed", self._excerpt(error.message or "")
-            )
-            return JobResult(where, verdict)
+            code, text = self._excerpt(error.code or "failed"), self._excerpt(error.message or "")
+            return JobResult(where, Verdict(Fate.RETRY, code, text))
         if not 200 <= response.status_code < 300:
             verdict = verdict_of(response.status_code, self._excerpt(message_of(response.body)))
             return JobResult(where, verdict)
         model, taken, given = counted(response.body)
         return JobResult(where, DELIVERED, bytes(response.body), model, taken, given)
 
-    def _excerpt(self, text: str) -> str:
+    def _excerpt(self, text: Any) -> str:
         return excerpt(text, self._credentials.scrub)
 
 
