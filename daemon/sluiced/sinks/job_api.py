@@ -230,7 +230,7 @@ class JobApi(ConfiguredJobSink):
             self.told = said.feedback
             page = objects(said.document.get("data"))
             if page != said.document.get("data") or not all(_has_id(each) for each in page):
-                yield Again("unknown", f"what the API answered for {path} is no list of its own")
+                yield Again("unknown", f"what the API answered for {path} is no list")
                 return
             if page and page[-1]["id"] in ends:
                 yield Again("unknown", f"the API lists {path} over again, and not what comes next")
