@@ -4,6 +4,7 @@ and what the API says about its own."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Annotated, Literal, NamedTuple, TypeAlias, get_args
 
 from msgspec import Meta
@@ -20,6 +21,10 @@ SOON = 1e-6
 
 # Seconds for which an allowance holds of which the API does not say how long it does.
 UNTOLD_RESET = 1.0
+
+# So many times the smallest limit of tokens is the most that a request counts for. No API takes one
+# above its limit at all, and what a producer, or an answer, says may be any number.
+MOST_TOKENS = 2
 
 # What a wait is put down to that the API asks for.
 SERVER = "server"
@@ -179,7 +184,12 @@ class Budgets:
         themselves goes before it."""
         if tokens is None or self._counter.pointer is not None:
             tokens = self._counter.of(batch.records, batch.size)
-        return Cost(len(batch), batch.size, tokens)
+        return Cost(len(batch), batch.size, self._plausible(tokens))
+
+    def _plausible(self, tokens: int) -> int:
+        """What is absurd would hold the line for ever."""
+        most = MOST_TOKENS * min((b.whole for b in self if b.what == "tokens"), default=inf)
+        return tokens if tokens <= most else int(most)
 
     def excess(self, cost: Cost) -> str | None:
         """What is wrong with a request that no budget of tokens can ever let through. By the
@@ -232,6 +242,7 @@ class Budgets:
             self._told[allowance.what] = _Told(allowance, open_, now, longest)
 
     def _correct(self, ticket: Ticket, tokens: int) -> None:
+        tokens = self._plausible(tokens)
         self._counter.learn(ticket.cost.tokens, tokens)
         for budget, use in ticket.uses:
             if budget.what == "tokens":

@@ -650,6 +650,20 @@ async def test_a_batch_with_more_tokens_than_any_minute_allows_is_split_before_i
 
 
 @pytest.mark.anyio
+async def test_an_absurd_number_of_tokens_holds_the_line_for_two_periods_at_most() -> None:
+    absurd = 2**53 - 1
+    r = rig(tokens_per_minute=100, tokens="/n", burst=1.0)
+    for n, said in enumerate((absurd, 10)):
+        await deliver_with(r, Batch.of("pages", [_run([b'{"n":%d}' % said], start=n)], "records"))
+    assert r.sink.times[1] <= 4.2 * MINUTE, "two until it goes, and two to make up for it"
+
+    r = rig(then=Answered([DELIVERED], feedback=Feedback(tokens=absurd)), tokens_per_minute=100)
+    for n in range(2):
+        await deliver_with(r, batch_of(1, start=n))
+    assert r.sink.times[1] - r.sink.times[0] <= 2.3 * MINUTE
+
+
+@pytest.mark.anyio
 async def test_what_has_been_sent_is_not_split_by_a_limit_that_came_later() -> None:
     def fails(batch: Batch) -> Outcome:
         r.gate.adopt(
