@@ -302,6 +302,13 @@ def test_certificates_and_tokens_that_are_not_there_are_found(refusal: Refusal) 
     assert "hunter2" not in said
 
 
+def test_a_path_that_cannot_be_looked_at_is_told_with_the_reason(refusal: Refusal) -> None:
+    path = "n" * 300
+    assert f"kafka.tls.ca: {path} cannot be read: File name too long" in refusal(
+        kafka__tls={"ca": path}
+    )
+
+
 # What does not go together
 
 
