@@ -162,6 +162,13 @@ def _unsent(error: BaseException) -> SluicedError:
     )
 
 
+def _away(error: Exception) -> bool:
+    """Whether nobody has answered, rather than said that there are no transactions. aiokafka wraps
+    what it meets while it looks for their coordinator."""
+    met = error.__cause__ or error
+    return isinstance(met, TimeoutError) or (isinstance(met, KafkaError) and met.retriable)
+
+
 @asynccontextmanager
 async def to_topic(config: Config, group: str, *, keep_timestamps: bool) -> AsyncIterator[ToTopic]:
     """A target that is ready to send. Raises SluicedError.
@@ -188,8 +195,11 @@ async def to_topic(config: Config, group: str, *, keep_timestamps: bool) -> Asyn
         try:
             with anyio.fail_after(ACKNOWLEDGED_WITHIN):
                 await producer.start()
-        except (KafkaError, TimeoutError):
-            # No transactions, or not for this user. A broker that is not there fails again below.
+        except (KafkaError, TimeoutError) as error:
+            with explained("letters cannot be sent"):
+                if _away(error):
+                    raise
+            # No transactions, or not for this user.
             await bounded(producer.stop(), STOP_TIMEOUT, "closing the producer")
             transactional = False
             producer = AIOKafkaProducer(**config.kafka.client(), **settings)
