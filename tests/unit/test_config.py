@@ -334,6 +334,8 @@ def test_a_path_that_cannot_be_looked_at_is_told_with_the_reason(refusal: Refusa
             {"limits__max_in_flight": "auto", "limits__most_in_flight": 100},
             "windows of window.max_bytes = 4MiB with limits.most_in_flight = 100",
         ),
+        ({"kafka__session_timeout": "25d"}, "kafka.session_timeout = 25d: longer than"),
+        ({"shutdown__drain": "25d"}, "shutdown.drain = 25d: longer than"),
         ({"dead_letter__topic": "pages"}, 'dead_letter.topic = "pages": also in kafka.topics'),
         ({"dead_letter__topic": "a/b"}, 'dead_letter.topic = "a/b": not a topic'),
         ({"kafka__topics": ["pages.*"]}, 'kafka.topics = "pages.*": not a topic'),
