@@ -123,7 +123,10 @@ class Broker:
         for member in self._members.values():
             if member.joining is None:
                 self._notify(member)
-        limit = self._scenario.rebalance
+        scenario = self._scenario
+        limit = scenario.rebalance
+        if trio.current_time() >= scenario.calm:  # too little time for a drain is a fault as well
+            limit = max(limit, 1.5 * scenario.drain + 0.5)
         self._timeline.after(limit, lambda: self._time_up(current))
 
     def _notify(self, member: _Member) -> None:

@@ -106,7 +106,7 @@ class JobMember(SimMember):
 
 class JobWorld(World):
     audit: JobAudit
-    progress = 3000.0
+    patience = 3000.0
 
     def __init__(self, seed: int) -> None:
         scenario, self.settings = _draw(seed)

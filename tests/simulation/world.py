@@ -42,8 +42,6 @@ class Result:
 
 
 class World:
-    progress = 120.0  # seconds for everything to be committed in once all faults are over
-
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.over = trio.Event()
@@ -129,6 +127,13 @@ class World:
 
     # --- the end --------------------------------------------------------------------------------
 
+    @property
+    def patience(self) -> float:
+        """Seconds for everything to be committed in once all faults are over. A member's share of a
+        limit may come to a request a second, and windows to a record each that the API knows."""
+        limited = self.scenario.requests_per_second is not None
+        return 120.0 + (2.0 * self.scenario.records if limited else 0.0)
+
     def fault(self, port: str, chance: Random) -> str:
         """The fault that a call of this port meets with, or ""."""
         if trio.current_time() >= self.scenario.calm:
@@ -148,7 +153,7 @@ class World:
             member.thaw()
         if not self._pending and all(member.stopping for member in self.alive()):
             self.replace(0)
-        self.timeline.after(self.progress, self._too_late)
+        self.timeline.after(self.patience, self._too_late)
         self._finish_if_complete()
 
     def _finish_if_complete(self) -> None:
@@ -165,7 +170,7 @@ class World:
     def _too_late(self) -> None:
         ends, offsets = self.topics.ends, self.broker.offsets
         left = [f"{tp}: {offsets.get(tp, (0, ''))[0]} of {end}" for tp, end in ends.items()]
-        self.audit.fail("progress", f"{self.progress:g} s after the last fault: {', '.join(left)}")
+        self.audit.fail("progress", f"{self.patience:g} s after the last fault: {', '.join(left)}")
 
 
 def make(seed: int) -> World:
