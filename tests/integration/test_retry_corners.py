@@ -20,7 +20,7 @@ from aiokafka.errors import ProducerFenced
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from brokers.base import Message
+from brokers.base import Message, unique
 from brokers.kafka import Kafka
 from harness.api import Api
 from harness.cli import sluiced
@@ -242,6 +242,36 @@ async def test_a_stub_of_a_partition_that_is_no_more_holds_up_no_other_letter(ri
     await rig.bury(["rejected"], stub)
     await rig.bury(["rejected"])
     async with rig.running():
-        await until(lambda: rig.counted("sent") + rig.counted("failed"), 60)
+        await until(lambda: rig.counted("sent") + rig.counted("failed"), "the end of a turn")
     assert (rig.counted("sent"), rig.counted("left"), rig.counted("failed")) == (1, 1, 0)
     assert await rig.copies() == once_each([0])
+
+
+async def test_what_its_topic_does_not_take_holds_up_no_other_letter(rig: Rig) -> None:
+    """A record that was compressed in its topic, and of which only a stub was kept."""
+    topic = rig.stream.topic
+    async with rig.stream.broker.producer(compression_type="gzip", max_request_size=2**23) as to:
+        await to.send_and_wait(topic, b"a" * 2_000_000, partition=0)
+    stub = b'{"topic":"%s","partition":0,"offset":0,"size":2000000}' % topic.encode()
+    await rig.bury(["rejected"], stub)
+    await rig.bury(["rejected"] * 2)
+    async with rig.running():
+        await until(lambda: rig.counted("left") + rig.counted("failed"), "the end of a turn")
+    assert (rig.counted("sent"), rig.counted("left"), rig.counted("failed")) == (2, 1, 0)
+    told = await sluiced("dead-letters", "redrive", rig.path)
+    assert (told.code, "1 left: refused again" in told.lines) == (1, True), told
+    assert any("max.message.bytes" in line for line in told.lines), "what to do about it"
+    assert await rig.copies() == once_each([0, 1]) + Counter({b"a" * 2_000_000: 1})
+
+
+async def test_letters_go_back_in_batches_that_their_topic_takes(
+    rig: Rig, kafka: Kafka, tmp_path: Path
+) -> None:
+    stream = Stream(kafka, tmp_path, unique("pages"), unique("group"))
+    await kafka.create_topic(stream.topic, 1, {"max.message.bytes": "1000"})
+    await kafka.create_topic(stream.dead, 1)
+    small = Rig(stream)
+    await small.bury(["rejected"] * 100)
+    async with small.running():
+        await until(lambda: small.counted("sent") + small.counted("failed"), "the end of a turn")
+    assert (small.counted("sent"), small.counted("failed")) == (100, 0)
