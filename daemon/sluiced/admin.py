@@ -168,7 +168,11 @@ class Admin:
         return host in ("", "localhost", own.lower()) or _is_address(host)
 
     def _metrics(self, request: web.BaseRequest) -> web.Response:
-        encode, content_type = choose_encoder(",".join(request.headers.getall(hdrs.ACCEPT, ())))
+        accepted = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
+        try:
+            encode, content_type = choose_encoder(accepted)
+        except (TypeError, ValueError):  # over a version that is none
+            encode, content_type = choose_encoder("")
         response = _response(200, encode(self._registry), content_type)
         response.enable_compression()
         return response

@@ -242,7 +242,29 @@ class Daemon:
     async def run(self, stop: anyio.Event, path: Path) -> None:
         """Runs until `stop` is set. Raises SluicedError for what ends the daemon by itself. `path`
         is the file that a reload reads."""
-        async with self.started(), anyio.create_task_group() as tasks:
+        async with AsyncExitStack() as stack:
+            if await self._begun(stack, stop):
+                await self._work(stop, path)
+
+    async def _begun(self, stack: AsyncExitStack, stop: anyio.Event) -> bool:
+        """Whether all is connected. A stop waits for that as long as for a drain: who is about to
+        join the group had better join and leave it than be missed by the others."""
+        begun = False
+
+        async def give_up() -> None:
+            await stop.wait()
+            await anyio.sleep(self.pipeline.drain)
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(give_up)
+            await stack.enter_async_context(self.started())
+            begun = True
+            tasks.cancel_scope.cancel()
+        return begun
+
+    async def _work(self, stop: anyio.Event, path: Path) -> None:
+        async with anyio.create_task_group() as tasks:
             notify.ready(f"consuming {', '.join(self.config.kafka.topics)}")
             log.info("ready", admin=self.admin.address, group=self.config.kafka.group_id)
             tasks.start_soon(self._feed_watchdog)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 from aiohttp import web
 
 from brokers.base import Broker, Message, unique
 from brokers.kafka import Kafka
 from harness.api import Api, Call
-from harness.daemon import until
+from harness.daemon import Daemon, told, until
 from harness.stream import Stream, exactly_once, make_stream
 
 pytestmark = pytest.mark.anyio
@@ -228,6 +230,20 @@ async def test_sigterm_drains_what_is_open_and_commits(stream: Stream) -> None:
         assert await d.stop() == 0
         assert api.delivered() == exactly_once(4, 2)
     assert await stream.checkpoints() == dict.fromkeys(range(4), 2)
+
+
+async def test_a_stop_waits_no_longer_for_a_start_that_nobody_answers_than_for_a_drain(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        broker = f"127.0.0.1:{silent.getsockname()[1]}"
+        named = {"bootstrap": broker, "group": "g", "topic": "pages", "dead": "pages.dead"}
+        async with Daemon(tmp_path, url="http://127.0.0.1:1/bulk", drain="1s", **named) as daemon:
+            asked, _ = await anyio.to_thread.run_sync(silent.accept)
+            with asked:
+                assert await daemon.stop() == 0
+    events = [line["event"] for line in told(daemon.log) if line["event"] != "configuration"]
+    assert events == ["starting", "signal", "stopped"]
 
 
 async def test_a_second_signal_aborts_without_a_commit(stream: Stream) -> None:

@@ -19,7 +19,13 @@ from harness.cli import ended, sluiced, start
 from harness.daemon import Daemon, until
 from harness.stream import Stream, exactly_once, make_stream
 from sluiced.batch import batch_id
+from sluiced.config import load
+from sluiced.kafka.scan import reading
 from sluiced.moments import of_ms, rfc3339
+from sluiced.tools.replay.ranges import parse
+from sluiced.tools.replay.replay import Options, Replay
+from sluiced.tools.resend import Refusals, Resender
+from sluiced.tools.text import Progress
 
 pytestmark = pytest.mark.anyio
 
@@ -169,6 +175,28 @@ async def test_what_the_log_does_not_hold_is_refused_before_anything_is_sent(
             refused = await sluiced("replay", daemon.path, ranges, "--yes")
             assert (refused.code, advice in refused.err) == (1, True), refused
         assert api.calls == []
+
+
+@pytest.mark.parametrize(
+    ("exact", "part"), [(True, "0/0-9"), (False, "0/0-9"), (True, "0/0-4"), (False, "0/0-4")]
+)
+async def test_what_the_log_loses_before_it_is_sent_is_not_taken_for_delivered(
+    exact: bool, part: str, kafka: Kafka, tmp_path: Path
+) -> None:
+    stream = await make_stream(kafka, tmp_path)
+    await stream.produce(40)
+    refusals, stop = Refusals(), anyio.Event()
+    async with Api() as api:
+        config = load(stream.daemon(api).path)
+        resender = Resender(config, stop, 10.0, refusals)
+        options = Options([parse(f"{stream.topic}/{part}")], exact=exact)
+        async with reading(config.kafka) as reader, resender.opened():
+            replay = Replay(config, options, resender, refusals)
+            plan = await replay.plan(reader)
+            await kafka.delete_records(stream.topic, 0, 5)
+            report = await replay.deliver(reader, plan, Progress("replaying"), stop)
+        assert not report.complete
+        assert api.calls == [], "another batch than the one that was planned"
 
 
 async def test_the_id_of_a_planned_batch_is_the_daemons(kafka: Kafka, tmp_path: Path) -> None:

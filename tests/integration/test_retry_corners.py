@@ -20,7 +20,7 @@ from aiokafka.errors import ProducerFenced
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from brokers.base import Message
+from brokers.base import Message, unique
 from brokers.kafka import Kafka
 from harness.api import Api
 from harness.cli import sluiced
@@ -32,7 +32,9 @@ from sluiced.metrics import Metrics
 from sluiced.redrive import automatic, memory, scanning
 from sluiced.redrive.automatic import Redriver
 from sluiced.redrive.to_topic import to_topic
-from sluiced.redrive.work import group_of
+from sluiced.redrive.work import Report, group_of
+from sluiced.tools.dead_letters import redrive as command
+from sluiced.tools.dead_letters.selection import Selection
 
 pytestmark = pytest.mark.anyio
 
@@ -51,20 +53,21 @@ class Rig:
             load(daemon.path), Metrics("pages", self.registry), lambda: True, _in_an_hour
         )
 
-    async def bury(self, reasons: list[str]) -> None:
-        """One letter for each reason, with its number as the value."""
+    async def bury(self, reasons: list[str], stub: bytes | None = None) -> None:
+        """One letter for each reason, with its number as the value, or a stub in its place."""
         origin = {"topic": self.stream.topic, "partition": "0"}
         await self.stream.broker.produce(
             self.stream.dead,
             [
                 Message(
-                    b"%d" % n,
+                    stub or b"%d" % n,
                     headers=[
                         *((f"__connect.errors.{k}", v.encode()) for k, v in origin.items()),
                         ("__connect.errors.offset", b"%d" % n),
                         ("sluiced.reason", reason.encode()),
                         ("sluiced.group", self.stream.group.encode()),
                         ("sluiced.failed_at", datetime.now(UTC).isoformat().encode()),
+                        *([("sluiced.stub", b"true")] if stub else []),
                     ],
                     partition=0,
                 )
@@ -210,3 +213,65 @@ async def test_what_could_not_be_remembered_is_not_sent_and_goes_when_there_is_r
     command = await sluiced("dead-letters", "redrive", rig.path, "--reason", "rejected")
     assert command.code == 0, command.err
     assert await rig.copies() == once_each(due)
+
+
+@pytest.mark.parametrize("to", ["topic", "sink"])
+async def test_a_command_that_is_shut_out_as_it_begins_forgets_nothing_of_what_was_sent(
+    rig: Rig, to: command.To, monkeypatch: pytest.MonkeyPatch, may_be_fenced: None
+) -> None:
+    await rig.bury(["rejected"] * 3)
+    remembering = command.remembering
+
+    @asynccontextmanager
+    async def overtaken(*args: Any, **options: Any) -> AsyncIterator[memory.Memory]:
+        async with remembering(*args, **options) as known:
+            await rig.redriver._turn(anyio.Event())  # begins later, and is through with it
+            yield known
+
+    monkeypatch.setattr(command, "remembering", overtaken)
+    options = command.Options(Selection(), to=to, patience=1.0)
+    with pytest.raises(SluicedError, match="another redrive with the same group was begun"):
+        await command.redrive(load(rig.path), options, anyio.Event(), Report())
+    again = await sluiced("dead-letters", "redrive", rig.path)
+    assert again.lines[0].startswith("0 dead letters sent back")
+    assert await rig.copies() == once_each([0, 1, 2])
+
+
+async def test_a_stub_of_a_partition_that_is_no_more_holds_up_no_other_letter(rig: Rig) -> None:
+    stub = b'{"topic":"%s","partition":9,"offset":0,"size":1}' % rig.stream.topic.encode()
+    await rig.bury(["rejected"], stub)
+    await rig.bury(["rejected"])
+    async with rig.running():
+        await until(lambda: rig.counted("sent") + rig.counted("failed"), "the end of a turn")
+    assert (rig.counted("sent"), rig.counted("left"), rig.counted("failed")) == (1, 1, 0)
+    assert await rig.copies() == once_each([0])
+
+
+async def test_what_its_topic_does_not_take_holds_up_no_other_letter(rig: Rig) -> None:
+    """A record that was compressed in its topic, and of which only a stub was kept."""
+    topic = rig.stream.topic
+    async with rig.stream.broker.producer(compression_type="gzip", max_request_size=2**23) as to:
+        await to.send_and_wait(topic, b"a" * 2_000_000, partition=0)
+    stub = b'{"topic":"%s","partition":0,"offset":0,"size":2000000}' % topic.encode()
+    await rig.bury(["rejected"], stub)
+    await rig.bury(["rejected"] * 2)
+    async with rig.running():
+        await until(lambda: rig.counted("left") + rig.counted("failed"), "the end of a turn")
+    assert (rig.counted("sent"), rig.counted("left"), rig.counted("failed")) == (2, 1, 0)
+    told = await sluiced("dead-letters", "redrive", rig.path)
+    assert (told.code, "1 left: refused again" in told.lines) == (1, True), told
+    assert any("max.message.bytes" in line for line in told.lines), "what to do about it"
+    assert await rig.copies() == once_each([0, 1]) + Counter({b"a" * 2_000_000: 1})
+
+
+async def test_letters_go_back_in_batches_that_their_topic_takes(
+    rig: Rig, kafka: Kafka, tmp_path: Path
+) -> None:
+    stream = Stream(kafka, tmp_path, unique("pages"), unique("group"))
+    await kafka.create_topic(stream.topic, 1, {"max.message.bytes": "1000"})
+    await kafka.create_topic(stream.dead, 1)
+    small = Rig(stream)
+    await small.bury(["rejected"] * 100)
+    async with small.running():
+        await until(lambda: small.counted("sent") + small.counted("failed"), "the end of a turn")
+    assert (small.counted("sent"), small.counted("failed")) == (100, 0)

@@ -104,6 +104,14 @@ async def test_a_scraper_that_knows_openmetrics_gets_it(client: Client) -> None:
     assert text.endswith("# EOF\n")
 
 
+async def test_a_scraper_that_asks_for_no_version_that_there_is_gets_the_plain_format(
+    client: Client,
+) -> None:
+    accept = "application/openmetrics-text;version=1.x"
+    status, _, answer = await client.get("/metrics", headers={"Accept": accept})
+    assert (status, answer.content_type) == (200, "text/plain")
+
+
 async def test_a_scraper_that_knows_gzip_gets_it(admin: Admin) -> None:
     request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n"
     head, _, body = (await raw(admin, request)).partition(b"\r\n\r\n")

@@ -302,6 +302,13 @@ def test_certificates_and_tokens_that_are_not_there_are_found(refusal: Refusal) 
     assert "hunter2" not in said
 
 
+def test_a_path_that_cannot_be_looked_at_is_told_with_the_reason(refusal: Refusal) -> None:
+    path = "n" * 300
+    assert f"kafka.tls.ca: {path} cannot be read: File name too long" in refusal(
+        kafka__tls={"ca": path}
+    )
+
+
 # What does not go together
 
 
@@ -327,6 +334,8 @@ def test_certificates_and_tokens_that_are_not_there_are_found(refusal: Refusal) 
             {"limits__max_in_flight": "auto", "limits__most_in_flight": 100},
             "windows of window.max_bytes = 4MiB with limits.most_in_flight = 100",
         ),
+        ({"kafka__session_timeout": "25d"}, "kafka.session_timeout = 25d: longer than"),
+        ({"shutdown__drain": "25d"}, "shutdown.drain = 25d: longer than"),
         ({"dead_letter__topic": "pages"}, 'dead_letter.topic = "pages": also in kafka.topics'),
         ({"dead_letter__topic": "a/b"}, 'dead_letter.topic = "a/b": not a topic'),
         ({"kafka__topics": ["pages.*"]}, 'kafka.topics = "pages.*": not a topic'),

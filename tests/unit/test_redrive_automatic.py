@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import msgspec
 import pytest
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    TransactionalIdAuthorizationFailed,
+    UnknownError,
+)
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from sluiced.config import Config
+from sluiced.errors import SourceError
 from sluiced.metrics import Metrics
+from sluiced.redrive import to_topic
 from sluiced.redrive.automatic import Redriver
 from sluiced.tools.embedded_broker import free_ports
 from sluiced.units import decode
@@ -20,30 +30,33 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def config() -> Config:
+    [port] = free_ports(1)
+    return msgspec.convert(
+        {
+            "name": "pages",
+            "kafka": {
+                "bootstrap_servers": [f"127.0.0.1:{port}"],
+                "group_id": "g",
+                "topics": ["pages"],
+            },
+            "sink": {"type": "http", "url": "http://127.0.0.1:1/bulk"},
+            "dead_letter": {"topic": "pages.dead", "retry_after": "1s"},
+        },
+        Config,
+        dec_hook=decode,
+    )
+
+
 class Rig:
     """A redriver of a cluster that is not there. `leads` says whether it is its turn."""
 
     def __init__(self, *, leads: bool = True) -> None:
-        [port] = free_ports(1)
-        config = msgspec.convert(
-            {
-                "name": "pages",
-                "kafka": {
-                    "bootstrap_servers": [f"127.0.0.1:{port}"],
-                    "group_id": "g",
-                    "topics": ["pages"],
-                },
-                "sink": {"type": "http", "url": "http://127.0.0.1:1/bulk"},
-                "dead_letter": {"topic": "pages.dead", "retry_after": "1s"},
-            },
-            Config,
-            dec_hook=decode,
-        )
         self.registry = CollectorRegistry()
         self.asked = anyio.Event()
         self.leads = leads
         metrics = Metrics("pages", self.registry)
-        self.redriver = Redriver(config, metrics, self._turn)
+        self.redriver = Redriver(config(), metrics, self._turn)
 
     def _turn(self) -> bool:
         self.asked.set()
@@ -81,3 +94,53 @@ async def test_nothing_is_asked_of_the_cluster_while_it_is_another_daemons_turn(
             stop.set()
     assert lines == []
     assert rig.failed() == 0
+
+
+class Producer:
+    """One of aiokafka's that cannot begin transactions, for this reason."""
+
+    why: Exception
+
+    def __init__(self, **settings: Any) -> None:
+        self._transactional = "transactional_id" in settings
+
+    async def start(self) -> None:
+        if self._transactional:
+            raise self.why
+
+    async def stop(self) -> None:
+        pass
+
+
+def _looked_up(why: Exception) -> Exception:
+    """As aiokafka tells of a look-up of the coordinator."""
+    error = KafkaError(repr(why))
+    error.__cause__ = why
+    return error
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "why",
+    [TimeoutError(), KafkaConnectionError(), _looked_up(KafkaConnectionError())],
+    ids=["timeout", "connection", "look-up"],
+)
+async def test_a_coordinator_that_is_away_is_not_taken_for_a_broker_without_transactions(
+    why: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_topic, "AIOKafkaProducer", Producer)
+    monkeypatch.setattr(Producer, "why", why, raising=False)
+    with pytest.raises(SourceError, match="letters cannot be sent"):
+        async with to_topic.to_topic(config(), "g.redrive", keep_timestamps=True):
+            pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("why", [UnknownError(), TransactionalIdAuthorizationFailed("g.redrive")])
+async def test_a_broker_that_refuses_transactions_takes_letters_without_them(
+    why: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_topic, "AIOKafkaProducer", Producer)
+    monkeypatch.setattr(Producer, "why", why, raising=False)
+    async with to_topic.to_topic(config(), "g.redrive", keep_timestamps=True) as target:
+        assert not target.transactional

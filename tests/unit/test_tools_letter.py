@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from sluiced.kafka.client import KafkaSettings
 from sluiced.kafka.dead_letters import KafkaDeadLetters
 from sluiced.ports import DeadLetter, Reason
 from sluiced.redrive.letter import Stub, parse, restored
+from sluiced.tools.dead_letters import export, show
 from strategies import steady
 
 Headers = list[tuple[str, bytes]]
@@ -178,6 +180,25 @@ def test_no_record_is_too_damaged_to_be_read(headers: Headers, value: bytes | No
     assert letter.stub is None
     assert letter.redrives >= 0
     assert "/" in letter.origin
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sluiced.attempts", b"9" * 5000),
+        ("sluiced.failed_at", b"0001-01-01T00:00:00+14:00"),
+        ("sluiced.failed_at", b"9999-12-31T23:59:59-14:00"),
+        ("kafka_dlt-original-timestamp", b"9" * 19),
+    ],
+)
+def test_a_number_or_a_time_that_nobody_can_hold_is_shown_and_sent_all_the_same(
+    name: str, value: bytes
+) -> None:
+    reason = [("sluiced.reason", b"rejected")] if name.startswith("sluiced.") else []
+    letter = parse(FakeRecord("pages.dead", headers=[*reason, (name, value)]))
+    assert export.line(letter)
+    assert show.as_text(letter, 80)
+    assert letter.timestamp < 2**63, "what a record's timestamp has room for"
 
 
 def test_a_record_that_is_no_letter_is_of_unknown_origin() -> None:

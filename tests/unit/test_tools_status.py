@@ -316,3 +316,16 @@ def test_the_daemon_is_named_by_url_address_or_configuration(tmp_path: Path) -> 
     assert address(str(config)) == "http://127.0.0.1:1234"
     with pytest.raises(SluicedError, match="cannot be read"):
         address("nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("http://[::1", "is not an address"),
+        ("http://ex\u2100mple:9464", "is not an address"),
+        ("n" * 5000, "cannot be read"),
+    ],
+)
+def test_what_can_be_no_address_and_no_file_is_said_in_words(target: str, said: str) -> None:
+    with pytest.raises(SluicedError, match=said):
+        address(target)

@@ -218,6 +218,18 @@ def test_ranges_that_overlap_are_sent_once(pieces: list[tuple[int, int]]) -> Non
     assert all(isinstance(span, Span) for _, span in spans)
 
 
+def test_a_process_without_stderr_works_without_telling_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)  # as Python has it where the descriptor is closed
+    progress = Progress("redriving", 1000)
+    monkeypatch.setattr(progress, "_shown", -1e9)
+    progress.show(1)
+    progress.say("a word")
+    progress.end()
+    assert progress.line(250, 5.0).startswith("redriving  25%")
+
+
 def test_progress_is_one_line_and_names_what_is_left() -> None:
     progress = Progress("redriving", 1000, io.StringIO())
     assert progress.line(250, 5.0) == "redriving  25%  250 of 1,000  50/s  0:15 left"

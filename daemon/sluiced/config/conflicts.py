@@ -14,7 +14,7 @@ from msgspec.structs import fields
 from ..errors import Problem
 from ..gate import LimitSettings
 from ..identity import COORDINATES
-from ..kafka.consumer import START_TIMEOUT, rebalance_timeout
+from ..kafka.consumer import INT32, START_TIMEOUT, rebalance_timeout
 from ..prices import known_as
 from ..sinks.http_settings import HttpSettings
 from ..sinks.job_settings import JobSettings
@@ -166,6 +166,12 @@ def _usage(config: Config) -> str | None:
 
 def _times(config: Config) -> Iterator[Problem]:
     session, sink, drain = config.kafka.session_timeout, config.sink, config.shutdown.drain
+    for key, value, told in (
+        ("kafka.session_timeout", session, session),
+        ("shutdown.drain", drain, rebalance_timeout(drain)),
+    ):
+        if told * 1000 > INT32:
+            yield _error(key, "longer than Kafka's protocol can say, 24 days; lower it", value)
     # Kafka's defaults of group.min.session.timeout.ms and group.max.session.timeout.ms.
     if session < 6 or session > 1800:
         yield _warning(

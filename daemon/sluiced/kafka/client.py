@@ -45,10 +45,16 @@ class TlsSettings(Settings, frozen=True):
     def context(self) -> ssl.SSLContext:
         """Raises ConfigError that names the file."""
         for name, path in (("ca", self.ca), ("cert", self.cert), ("key", self.key)):
-            if path is not None and not Path(path).is_file():
+            try:
+                if path is not None and not Path(path).is_file():
+                    raise ConfigError(
+                        f"kafka.tls.{name}: there is no file {path}", "Give the path of a PEM file."
+                    )
+            except OSError as error:  # in a directory that we may not look into, for one
                 raise ConfigError(
-                    f"kafka.tls.{name}: there is no file {path}", "Give the path of a PEM file."
-                )
+                    f"kafka.tls.{name}: {path} cannot be read: {error.strerror}",
+                    "Let the user that sluiced runs as read it.",
+                ) from None
         try:
             context = ssl.create_default_context(cafile=self.ca)
             if self.cert is not None:

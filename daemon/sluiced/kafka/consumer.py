@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer
 
 from .client import KafkaSettings
 
+INT32 = 2**31 - 1  # the most that Kafka's protocol can say of milliseconds, and of bytes
 START_TIMEOUT = 180.0  # seconds to join: a rebalance of others may take its whole timeout first
 REBALANCE_MARGIN = 20.0  # seconds that a rebalance is given beyond our drain, the commit included
 
@@ -38,8 +39,8 @@ def consumer(
         heartbeat_interval_ms=min(3000, session // 3),
         rebalance_timeout_ms=rebalance,
         request_timeout_ms=rebalance + 10_000,  # a join waits for the others' rebalance
-        max_poll_interval_ms=2**31 - 1,  # the pipeline watches its own progress
+        max_poll_interval_ms=INT32,  # the pipeline watches its own progress
         fetch_max_wait_ms=100,  # an idle partition must not hold up its node for longer
-        fetch_max_bytes=max(65_536, memory // 4),
+        fetch_max_bytes=min(max(65_536, memory // 4), INT32),
         max_partition_fetch_bytes=max(16_384, min(2**20, memory // 2 // partitions)),
     )

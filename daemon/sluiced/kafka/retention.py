@@ -12,8 +12,12 @@ from aiokafka.errors import KafkaError
 
 from .client import KafkaSettings, bounded
 from .scan import ASK_TIMEOUT, STOP_TIMEOUT
+from .topic_producer import LARGEST
 
-ASKED = ("retention.ms", "retention.bytes", "message.timestamp.type", "cleanup.policy")
+ASKED = (
+    *("retention.ms", "retention.bytes", "message.timestamp.type", "cleanup.policy"),
+    "max.message.bytes",
+)
 
 
 class Kept(NamedTuple):
@@ -52,6 +56,12 @@ async def retention(settings: KafkaSettings, topic: str) -> int | None:
     if time is None or time.since_append or time.seconds == inf:
         return None
     return int(time.seconds * 1000)
+
+
+async def largest(settings: KafkaSettings, topic: str) -> int:
+    """Bytes that the topic takes in one batch; as many as we would send where we are not told."""
+    value = (await _config(settings, topic)).get("max.message.bytes") or ""
+    return int(value) if value.isdigit() else LARGEST
 
 
 async def _config(settings: KafkaSettings, topic: str) -> dict[str, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
@@ -193,7 +193,9 @@ def _text(value: bytes | None) -> str:
 def _number(value: bytes | None) -> int | None:
     """A number written as text, as it stands for a partition, an offset or a count."""
     text = _text(value)
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
+    if not (text.isascii() and text.isdigit() and len(text) <= 19):
+        return None
+    return number if (number := int(text)) < 2**63 else None  # more than any of Kafka's has
 
 
 def _binary(value: bytes | None, size: int) -> int | None:
@@ -207,9 +209,9 @@ def _binary(value: bytes | None, size: int) -> int | None:
 def _moment(value: bytes | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(_text(value))
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else None
+    except (ValueError, OverflowError):  # the calendar ends where a zone goes beyond it
         return None
-    return moment if moment.tzinfo else None
 
 
 def _simple(class_name: str) -> str:

@@ -89,8 +89,7 @@ class Memory:
             self._check(tp, done)
 
     async def probe(self) -> None:
-        """Commits the state as it is, and learns whether its metadata comes back."""
-        await self.commit()
+        """Learns whether the metadata of the last commit comes back."""
         found = await _committed(self._consumer, self._group, self.done)
         self.keeps = all(found[tp].metadata for tp in self.done)
 

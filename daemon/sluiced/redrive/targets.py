@@ -33,6 +33,7 @@ class Sent:
 
 class Target(Protocol):
     size: int  # letters that are sent at once
+    transactional: bool  # whether what is remembered is, and so never by whoever was shut out
     warning: str  # what an operator should know before anything is sent, or ""
 
     async def objection(self, letter: Letter) -> str | None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from ..config import Config
 from ..errors import SluicedError
 from ..kafka import describe
 from ..kafka.client import bounded, explain
-from ..kafka.retention import retention
+from ..kafka.retention import largest, retention
 from ..kafka.scan import STOP_TIMEOUT, explained
 from ..kafka.topic_producer import ACKNOWLEDGED_WITHIN, GROUPED, LARGEST
 from ..record import REDRIVES
@@ -28,6 +29,8 @@ TRANSACTION_MS = 30_000  # for so long a killed redrive holds up readers of comm
 IN_ONE_SEND = 500  # letters that are sent and remembered together, at most
 FRESH = 0.9  # of its topic's retention a record may have behind it: somebody has yet to read it
 
+# Where it was before it may have been compressed.
+TOO_LARGE = "above max.message.bytes; use --to sink"
 TOO_OLD = (
     "as old as its topic's retention, so that the broker would delete it; --timestamp now sends it"
 )
@@ -48,6 +51,7 @@ class ToTopic:
         *,
         transactional: bool,
         keep_timestamps: bool = True,
+        largest: Mapping[str, int] | None = None,
     ) -> None:
         self.size = IN_ONE_SEND
         self._settings = config.kafka
@@ -55,6 +59,7 @@ class ToTopic:
         self._producer = producer
         self.transactional = transactional
         self._keep_timestamps = keep_timestamps
+        self._largest = largest or {}  # bytes of a batch, by topic
         self._partitions: dict[str, int] = {}
         self._retention: dict[str, int | None] = {}
         self.warning = (
@@ -77,6 +82,19 @@ class ToTopic:
         return TOO_OLD if time.time() * 1000 - letter.timestamp > kept * FRESH else None
 
     async def send(self, pending: Sequence[Pending], memory: Memory) -> Sent:
+        """What is too large is not tried: after a refusal a producer of aiokafka's is of no use."""
+        fitting = [each for each in pending if self._fits(each)]
+        result = await self._send_all(fitting, memory)
+        result.refused = [(x.letter, TOO_LARGE) for x in pending if not self._fits(x)]
+        return result
+
+    def _fits(self, each: Pending) -> bool:
+        record = each.record
+        headers: list[tuple[str, bytes | None]] = [*record.headers, (REDRIVES, b"1")]
+        size = DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers)
+        return bool(size <= self._largest.get(record.topic, LARGEST))
+
+    async def _send_all(self, pending: Sequence[Pending], memory: Memory) -> Sent:
         if not self.transactional:
             return await self._send_plainly(pending)
         letters = [each.letter for each in pending]
@@ -162,6 +180,13 @@ def _unsent(error: BaseException) -> SluicedError:
     )
 
 
+def _away(error: Exception) -> bool:
+    """Whether nobody has answered, rather than said that there are no transactions. aiokafka wraps
+    what it meets while it looks for their coordinator."""
+    met = error.__cause__ or error
+    return isinstance(met, TimeoutError) or (isinstance(met, KafkaError) and met.retriable)
+
+
 @asynccontextmanager
 async def to_topic(config: Config, group: str, *, keep_timestamps: bool) -> AsyncIterator[ToTopic]:
     """A target that is ready to send. Raises SluicedError.
@@ -169,10 +194,11 @@ async def to_topic(config: Config, group: str, *, keep_timestamps: bool) -> Asyn
     Starting a transactional producer ends what an earlier run has left open, so this comes before
     the memory is read.
     """
+    most = {topic: await largest(config.kafka, topic) for topic in config.kafka.topics}
     settings: dict[str, Any] = {
         "acks": "all",
         "max_request_size": LARGEST,
-        "max_batch_size": GROUPED,
+        "max_batch_size": min(GROUPED, *most.values()),
         "request_timeout_ms": 20_000,
         "linger_ms": 5,
     }
@@ -188,8 +214,11 @@ async def to_topic(config: Config, group: str, *, keep_timestamps: bool) -> Asyn
         try:
             with anyio.fail_after(ACKNOWLEDGED_WITHIN):
                 await producer.start()
-        except (KafkaError, TimeoutError):
-            # No transactions, or not for this user. A broker that is not there fails again below.
+        except (KafkaError, TimeoutError) as error:
+            with explained("letters cannot be sent"):
+                if _away(error):
+                    raise
+            # No transactions, or not for this user.
             await bounded(producer.stop(), STOP_TIMEOUT, "closing the producer")
             transactional = False
             producer = AIOKafkaProducer(**config.kafka.client(), **settings)
@@ -201,6 +230,7 @@ async def to_topic(config: Config, group: str, *, keep_timestamps: bool) -> Asyn
             producer,
             transactional=transactional,
             keep_timestamps=keep_timestamps,
+            largest=most,
         )
     finally:
         if producer is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from ..config import Config
+from ..kafka import describe
 from ..kafka.scan import Reader, Span
 from ..record import TopicPartition
 from . import scanning
@@ -96,6 +97,7 @@ class Redrive:
         self._stop = stop
         self._report = report
         self._show = show
+        self._topics: dict[str, int] = {}  # of stubs, with how many partitions they have
         self._pending: list[Pending] = []
         self._bytes = 0
         self._size = target.size
@@ -171,6 +173,8 @@ class Redrive:
         stub = letter.stub
         if stub is None:
             return None, "the stub cannot be read"
+        if not 0 <= stub.partition < await self._partitions(stub.topic):
+            return None, "there is no such partition any more"  # which would not answer
         record = await self._originals.one(TopicPartition(stub.topic, stub.partition), stub.offset)
         if record is None:
             return None, "nothing is at its coordinates"
@@ -178,6 +182,11 @@ class Redrive:
         if (size, record.key) != (stub.size, letter.record.key):
             return None, "another record is at its coordinates"
         return record.value, ""
+
+    async def _partitions(self, topic: str) -> int:
+        if topic not in self._topics:
+            self._topics[topic] = (await describe(self._config.kafka, [topic])).get(topic, 0)
+        return self._topics[topic]
 
     def _give_up(self, letter: Letter) -> None:
         record = letter.record

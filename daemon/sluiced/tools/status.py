@@ -31,9 +31,14 @@ def address(target: str | None) -> str:
     if target is None:
         return address_of(AdminSettings())
     if target.startswith(("http://", "https://")):
-        parts = urlsplit(target)
+        try:
+            parts = urlsplit(target)
+        except ValueError as error:
+            raise SluicedError(
+                f"{target} is not an address: {error}", "Give the URL of an admin port."
+            ) from None
         return f"{parts.scheme}://{parts.netloc}"
-    if not Path(target).exists():
+    if not os.path.exists(target):  # noqa: PTH110 - Path's raises where it may not look
         try:
             return address_of(AdminSettings(listen=target))
         except ValueError:

@@ -207,8 +207,8 @@ class Progress:
         self._what = what
         self._done = 0
         self._note = ""
-        self._stream = stream or sys.stderr
-        self._tty = self._stream.isatty()
+        self._stream = stream or sys.stderr  # None where a process was started without one
+        self._tty = self._stream is not None and self._stream.isatty()
         self._started = self._shown = time.monotonic()
         self._drawn = False
 
@@ -220,6 +220,8 @@ class Progress:
     def show(self, done: int) -> None:
         """`done` of the total are through."""
         self._done = done
+        if self._stream is None:
+            return
         now = time.monotonic()
         if now - self._shown < (PROGRESS_TTY if self._tty else PROGRESS_LOG):
             return
@@ -246,6 +248,8 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that stays."""
         self.end()
+        if self._stream is None:
+            return
         self._stream.write(f"{printable(text)}\n")
         self._stream.flush()
 

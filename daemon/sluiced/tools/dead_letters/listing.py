@@ -143,10 +143,16 @@ def summary(letter: Letter) -> dict[str, Any]:
         "error": letter.error,
         "exception": letter.exception or None,
         "stage": letter.stage or None,
-        "attempts": int(letter.attempts) if letter.attempts.isdecimal() else None,
+        "attempts": _attempts(letter),
         "batch": letter.batch or None,
         "group": letter.group or None,
         "pipeline": letter.pipeline or None,
         "redrives": letter.redrives,
         "stub": letter.stubbed,
     }
+
+
+def _attempts(letter: Letter) -> int | None:
+    """None for what is no number that a reader of JSON could hold."""
+    text = letter.attempts
+    return int(text) if text.isdecimal() and len(text) <= 18 else None

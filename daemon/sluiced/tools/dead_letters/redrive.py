@@ -65,7 +65,9 @@ async def redrive(config: Config, options: Options, stop: anyio.Event, report: R
             remembering(config.kafka, group, spans, again=options.again)
         )
         if not options.dry_run:
-            await memory.probe()
+            await target.remember(memory)  # which fails where a later redrive has shut us out
+            if not target.transactional:
+                await memory.probe()
         progress.total = sum(map(len, spans.values()))
         work = Redrive(config, rules, target, memory, originals, stop, report, progress.show)
         await work.run(reader, spans)
@@ -78,13 +80,21 @@ async def _target(
     """A dry run gets one that is not connected: starting a producer would end another redrive."""
     if options.to == "sink":
         resender = Resender(config, stop, options.patience)
-        async with nullcontext() if options.dry_run else resender.opened():
-            yield ToSink(config, resender, progress.note)
-    elif options.dry_run:
-        keep = options.keep_timestamps
+        opened = nullcontext() if options.dry_run else resender.opened()
+        async with _topic(config, options, group) as topic, opened:
+            yield ToSink(config, resender, progress.note, topic)
+    else:
+        async with _topic(config, options, group) as topic:
+            yield topic
+
+
+@asynccontextmanager
+async def _topic(config: Config, options: Options, group: str) -> AsyncIterator[ToTopic]:
+    keep = options.keep_timestamps
+    if options.dry_run:
         yield ToTopic(config, group, None, transactional=True, keep_timestamps=keep)
     else:
-        async with to_topic(config, group, keep_timestamps=options.keep_timestamps) as topic:
+        async with to_topic(config, group, keep_timestamps=keep) as topic:
             yield topic
 
 

@@ -13,6 +13,7 @@ from ...record import TopicPartition
 from ...redrive.letter import Letter
 from ...redrive.memory import Memory
 from ...redrive.targets import Pending, Sent
+from ...redrive.to_topic import ToTopic
 from ...window import Window
 from ..resend import Coordinates, Resender, coordinates
 
@@ -22,23 +23,30 @@ class ToSink:
 
     The records have their old coordinates, and so the ids that they would have had. The batches
     have ids of this run: an API that remembers its answer to an id would only repeat its refusal.
+
+    `topic` is not sent to. What was sent is remembered by its transactions where there are any, so
+    that a redrive to the topic and this one shut each other out.
     """
 
     warning = ""
 
-    def __init__(self, config: Config, resender: Resender, tick: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, resender: Resender, tick: Callable[[str], None], topic: ToTopic
+    ) -> None:
         self.size = int(min(config.window.most_records, config.sink.max_records))
         started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         self._name = f"{config.name}+redrive-{started}"
         self._window = config.window
         self._resender = resender
         self._tick = tick
+        self._topic = topic
+        self.transactional = topic.transactional
 
     async def objection(self, letter: Letter) -> str | None:
         return None
 
     async def remember(self, memory: Memory) -> None:
-        await memory.commit()
+        await self._topic.remember(memory)
 
     async def send(self, pending: Sequence[Pending], memory: Memory) -> Sent:
         """The same record may be there twice: its letters share one fate."""

@@ -110,10 +110,13 @@ class Replay:
         report = Report()
         progress.total = plan.total
         buried = 0
+        planned = iter(plan.batches)
         async for batch in self._batches(reader, report):
             if stop.is_set():
                 report.stopped = True
                 break
+            if (batch.id, len(batch)) != next(planned, None):
+                break  # the API would know it by no id that it may have had
             await self._refusals.bury(report.refused[buried:])
             settled = await self._resender.deliver(batch, progress.note)
             report.add(batch)
@@ -126,6 +129,9 @@ class Replay:
                 break
         else:
             await self._refusals.bury(report.refused[buried:])
+        if report.total < plan.total and not report.stopped:
+            progress.say("the log has lost some of these records meanwhile")
+            report.stopped = True
         return report
 
     async def _batches(self, reader: Reader, report: Report) -> AsyncIterator[Batch]:
