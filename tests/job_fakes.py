@@ -65,6 +65,7 @@ class FakeJobSink:
     def __init__(self) -> None:
         self.jobs: dict[str, FakeJob] = {}
         self.takes = 60.0
+        self.prefix = "job"  # of their ids
         self.judge: Callable[[Where], Verdict | None] = lambda where: DELIVERED
         self.script: list[Said | str] = []
         self.failures: list[Progress] = []  # of the next jobs
@@ -86,7 +87,10 @@ class FakeJobSink:
         if said is not None and not isinstance(said, str):
             return said
         job = FakeJob(
-            f"job_{len(self.jobs)}", name, list(map(where, batch.records)), anyio.current_time()
+            f"{self.prefix}_{len(self.jobs)}",
+            name,
+            list(map(where, batch.records)),
+            anyio.current_time(),
         )
         if self.failures:
             job.failure = self.failures.pop(0)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from simulation.mutants import MUTANTS
+import sluiced
+from simulation.mutants import MUTANTS, Mutant
 
 SEEDS = Path(__file__).with_name("seeds.txt")
 FRESH = 300
@@ -78,6 +79,13 @@ def test_a_planted_bug_is_found_and_told_of_with_the_way_to_repeat_it(name: str)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "breaks the rule" in done.stdout
     assert f"--trace --mutant {name}" in done.stdout
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_has_one_place_to_be_planted(mutant: Mutant) -> None:
+    module = Path(sluiced.__file__).parent.joinpath(*mutant.module.split("."))
+    text = module.with_suffix(".py").read_text()
+    assert text.count(mutant.old) == 1
 
 
 def test_mutants_have_names_of_their_own() -> None:

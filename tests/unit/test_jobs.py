@@ -1090,6 +1090,57 @@ async def test_more_or_fewer_attempts_count_from_the_reload_on() -> None:
     assert len(r.api.jobs) == 2
 
 
+async def test_more_attempts_than_were_planned_are_made_as_far_as_the_metadata_has_room() -> None:
+    r = rig(4, size=1, retry=RetrySettings(max_item_attempts=1))
+    r.source.metadata_limit, r.api.prefix = 500, "j" * 44
+    r.api.judge = always(dict.fromkeys(range(4), LATER))
+    async with r.running():
+        await until(lambda: len(r.api.jobs) == 4)
+        r.pipeline.adopt_retry(RetrySettings(max_item_attempts=20))
+        await until(lambda: r.committed == 4, HOUR)
+
+    assert {letter.reason for letter in r.dead_letters.letters} == {"exhausted"}
+    assert 4 < sum(letter.attempts for letter in r.dead_letters.letters) == len(r.api.jobs)
+
+
+async def test_results_are_not_written_before_kafka_knows_of_their_job() -> None:
+    """Or a crash then might make a job anew of what has been written."""
+    r = rig(10)
+    submit = r.api.submit
+
+    async def and_commits_are_slow_from_then_on(batch: Batch, name: str) -> Said:
+        r.source.commit_takes = 200.0
+        return await submit(batch, name)
+
+    r.api.submit = and_commits_are_slow_from_then_on  # type: ignore[method-assign]
+    async with r.running():
+        await until(lambda: r.api.jobs)
+        await anyio.sleep(150)
+        assert r.answers.answers == []
+        r.source.commit_takes = 0.0
+        await until(lambda: r.committed == 10, HOUR)
+
+
+async def test_each_job_of_the_same_records_has_a_name_of_its_own() -> None:
+    r = rig(10)
+    r.api.judge = judged(dict.fromkeys(range(10), LATER))
+    async with r.running():
+        await until(lambda: r.committed == 10, HOUR)
+
+    assert len({name for _, _, name in r.api.submissions}) == len(r.api.submissions) == 2
+
+
+async def test_a_half_takes_the_room_in_the_plan_of_what_is_behind_its_batch() -> None:
+    """Or it would wait for the end of the other half's job, a day perhaps."""
+    r = rig(30, retry=RetrySettings(max_item_attempts=1))
+    r.source.metadata_limit, r.api.most_jobs = 300, 2
+    r.api.script = [TooLarge("413", "too many")]
+    async with r.running():
+        await anyio.sleep(r.api.takes / 2)
+        assert r.api.offsets == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+        await until(lambda: r.committed == 30, HOUR)
+
+
 async def test_who_goes_on_after_another_halt_has_not_said_so_of_a_job_that_is_missing() -> None:
     r = rig(10)
     async with r.running():

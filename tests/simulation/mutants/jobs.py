@@ -70,14 +70,6 @@ MUTANTS = [
         "run_jobs",
     ),
     Mutant(
-        "same-name-for-all",
-        "jobs.submission",
-        '    return f"{work_id}{its}-{attempt}"\n',
-        '    return f"{work_id}{its}"\n',
-        "A second job of the same records is taken for the first one.",
-        "run_jobs",
-    ),
-    Mutant(
         "second-job-holds-all",
         "jobs.harvest",
         "        for job in work.jobs if work.written else work.jobs[:-1]:\n",
@@ -134,28 +126,11 @@ MUTANTS = [
         "run_jobs",
     ),
     Mutant(
-        "written-before-it-is-known",
-        "jobs.life",
-        "        await self._book.durable(work)  # or a crash might make a job anew that has been "
-        "written\n",
-        "",
-        "Results are written of a job that a crash would make once more.",
-        "run_jobs",
-    ),
-    Mutant(
         "halves-without-room",
         "plan",
         "        if not work.jobs:\n            parts.pop()\n",
         "",
         "Both halves of a batch are entered, whether the metadata has room for them or not.",
-        "run_jobs",
-    ),
-    Mutant(
-        "half-waits-for-the-others",
-        "outflow",
-        "            self._committer.withdraw(self._buffer.waiting)\n            self._buffer",
-        "            self._buffer",
-        "The second half of a batch waits for room that batches behind it hold.",
         "run_jobs",
     ),
     Mutant(
@@ -180,14 +155,6 @@ MUTANTS = [
         "            self._book.begin(Job(work, self.attempts.clock(), doubtful=work.written))\n",
         "            self._book.begin(Job(work, self.attempts.clock()))\n",
         "A next job that the former owner may have submitted is submitted again.",
-        "run_jobs",
-    ),
-    Mutant(
-        "attempts-without-room",
-        "jobs.life",
-        "if left and not (for_nothing or plan.may_go_again(work)):",
-        "if left and not for_nothing and len(work.jobs) >= plan.attempts:",
-        "More attempts than when a batch was planned, whether the metadata has room or not.",
         "run_jobs",
     ),
 ]

@@ -96,8 +96,8 @@ MUTANTS = [
     Mutant(
         "fetched-out-of-time",
         "inflow",
-        "self._gate.slots) if self.timetable.open else ()",
-        "self._gate.slots)",
+        "closed = full or not self.timetable.open",
+        "closed = full",
         "Records are fetched outside of the active times.",
     ),
     Mutant(
